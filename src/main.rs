@@ -1,0 +1,2 @@
+//! The `longhouse` command.
+fn main() {}
