@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn a_port_that_is_kept_is_never_changed_in_silence() {
-        let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = other.local_addr().unwrap().port();
+        let taken = free_port().unwrap();
+        let other = TcpListener::bind(("127.0.0.1", taken)).unwrap();
 
         let error = choose_port(None, Some(taken)).unwrap_err();
 

@@ -78,7 +78,11 @@ pub fn fetch(search: &Search, why: &str, say: &Say) -> Result<Found, Error> {
                 say.line(format!("nats-server {version} lies in `{}` now", path.display()));
                 return Ok(Found { path, version, origin });
             }
-            // Something came that is not what it says: no reason to try another way in silence.
+            // Go checks what it builds against a public record, so its way is open still; but it is said.
+            Err(Failure::Fatal(error @ Error::WrongHash { .. })) => {
+                say.line(error.to_string());
+                failures.push(error.to_string());
+            }
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Said(reason)) => failures.push(reason),
         }

@@ -110,18 +110,27 @@ pub fn take_house(paths: &Paths, holder: &Holder, say: &Say) -> Result<FolderLoc
             Err(Error::Held { folder, holder }) => return Err(Error::Held { folder, holder }),
             other => return other,
         };
-        // Whoever took the lock a moment ago has written its note before it starts a server.
         if held.is_none() {
-            let ended = process::end_servers(&paths.config(), &paths.pid());
-            for pid in ended {
-                say.line(format!(
-                    "ended process {pid}: the house's bus, left behind by an earlier start"
-                ));
-            }
+            end_orphans(paths, say)?;
             std::thread::sleep(POLL);
         }
     }
     Err(Error::Held { folder: paths.folder().into(), holder: None })
+}
+
+fn end_orphans(paths: &Paths, say: &Say) -> Result<(), Error> {
+    let (config, pid_file) = (paths.config(), paths.pid());
+    let orphans = process::servers_with(&config, &pid_file);
+    // Asked once more after the look around: whoever took the lock just now has left its note before it
+    // started its server, so that what was seen without a note is nobody's.
+    if orphans.is_empty() || Holder::of(paths.folder())?.is_some() {
+        return Ok(());
+    }
+    process::end_servers(&orphans, &config, &pid_file);
+    for pid in orphans {
+        say.line(format!("ended process {pid}: this house's bus, left behind by an earlier start"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

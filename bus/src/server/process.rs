@@ -47,7 +47,8 @@ pub fn port_holder(port: u16) -> Option<PortHolder> {
         text.lines().skip(1).find_map(|line| listener(line, port))
     })?;
     let socket = format!("socket:[{inode}]");
-    let pid = pids().find(|pid| holds(*pid, &socket));
+    // Children may have inherited it; the eldest is the one a person knows.
+    let pid = pids().filter(|pid| holds(*pid, &socket)).min_by_key(|pid| start_ticks(*pid));
     Some(PortHolder { name: pid.and_then(name), pid, uid: Some(uid) })
 }
 
@@ -156,23 +157,23 @@ pub(crate) fn servers_with(config: &Path, pid_file: &Path) -> Vec<u32> {
     pid.into_iter().filter(runs_it).collect()
 }
 
-/// Ends all servers that run with this configuration and returns once they are gone; says which it found.
-pub(crate) fn end_servers(config: &Path, pid_file: &Path) -> Vec<u32> {
-    let found = servers_with(config, pid_file);
+/// Ends these servers, as far as they still run with this configuration, and returns once they are gone.
+pub(crate) fn end_servers(servers: &[u32], config: &Path, pid_file: &Path) {
+    let left = || -> Vec<u32> {
+        servers_with(config, pid_file).into_iter().filter(|pid| servers.contains(pid)).collect()
+    };
     for signal in [Signal::TERM, Signal::KILL] {
-        let left = servers_with(config, pid_file);
-        for pid in left.iter().copied().filter_map(as_pid) {
+        for pid in left().into_iter().filter_map(as_pid) {
             // One that has gone meanwhile is what we want.
             let _ = kill_process(pid, signal);
         }
         for _ in 0..GRACE_POLLS {
-            if servers_with(config, pid_file).is_empty() {
-                return found;
+            if left().is_empty() {
+                return;
             }
             std::thread::sleep(POLL);
         }
     }
-    found
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -181,8 +182,8 @@ mod tests {
 
     #[test]
     fn who_listens_on_a_port_is_named() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = crate::server::config::free_port().unwrap();
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
 
         let holder = port_holder(port).unwrap();
 

@@ -29,6 +29,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(2);
 const TAIL_BYTES: u64 = 2048;
+const LAST_WORDS_BYTES: u64 = 1 << 20;
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -244,7 +245,15 @@ fn url(port: u16) -> String {
 #[derive(Debug)]
 struct Running {
     shim: Shim,
+    began: Began,
     pid: u32,
+}
+
+/// How long the server's two logs were when it started: what follows is its own.
+#[derive(Clone, Copy, Debug)]
+struct Began {
+    log: u64,
+    stderr: u64,
 }
 
 /// The shim's process, and the pipe that it watches. Apart, because waiting for a child closes its pipe.
@@ -258,11 +267,11 @@ impl Launch {
     /// Starts the shim, and through it the server, and waits until JetStream answers.
     async fn bring_up(&self, port: u16) -> Result<Running, Error> {
         let paths = &self.settings.paths;
-        let log_began = paths.log().metadata().map_or(0, |meta| meta.len());
+        let began = Began { log: length(&paths.log()), stderr: length(&paths.stderr()) };
         let mut shim = self.spawn()?;
         let ready = timeout(self.settings.ready_timeout, self.answers(port));
         tokio::select! {
-            ended = shim.child.wait() => Err(self.why_died(ended, port, log_began)),
+            ended = shim.child.wait() => Err(self.why_died(ended, port, began)),
             ready = ready => match ready {
                 Ok(()) => {
                     let config = paths.config();
@@ -270,12 +279,12 @@ impl Launch {
                     let found = spawn_blocking(move || process::servers_with(&config, &pid_file));
                     let pid = found.await.map_err(|_| Error::Ending)?.first().copied();
                     // It may have died since; then the shim tells.
-                    Ok(Running { shim, pid: pid.unwrap_or_default() })
+                    Ok(Running { shim, began, pid: pid.unwrap_or_default() })
                 }
                 Err(_) => {
                     self.end(shim).await;
                     let after_s = self.settings.ready_timeout.as_secs();
-                    Err(Error::NotReady { after_s, tail: self.tail(log_began) })
+                    Err(Error::NotReady { after_s, tail: self.tail(began) })
                 }
             }
         }
@@ -284,7 +293,12 @@ impl Launch {
     fn spawn(&self) -> Result<Shim, Error> {
         let paths = &self.settings.paths;
         let last_words = paths.stderr();
-        let stderr = File::create(&last_words).map_err(Error::file("write", &last_words))?;
+        // A server that crashes again and again must not fill the disk with its traces.
+        let fresh = length(&last_words) > LAST_WORDS_BYTES;
+        let mut options = File::options();
+        options.create(true).write(true).append(!fresh).truncate(fresh);
+        let stderr = options.open(&last_words);
+        let stderr = stderr.map_err(Error::file("write", &last_words))?;
         let lock =
             self.lock.try_clone().map_err(Error::file("share", &paths.folder().join("lock")))?;
         let arguments: [OsString; 4] =
@@ -334,8 +348,8 @@ impl Launch {
         matches!(timeout(ANSWER, greeting).await, Ok(Some(())))
     }
 
-    fn why_died(&self, ended: std::io::Result<ExitStatus>, port: u16, log_began: u64) -> Error {
-        let tail = self.tail(log_began);
+    fn why_died(&self, ended: std::io::Result<ExitStatus>, port: u16, began: Began) -> Error {
+        let tail = self.tail(began);
         if tail.contains("address already in use") || !config::is_free(port) {
             return Error::PortTaken { port, holder: process::port_holder(port) };
         }
@@ -343,10 +357,19 @@ impl Launch {
     }
 
     /// The last that the server has written since this start, in its log or outside.
-    fn tail(&self, log_began: u64) -> String {
+    fn tail(&self, began: Began) -> String {
         let paths = &self.settings.paths;
-        let parts = [read_tail(&paths.log(), log_began), read_tail(&paths.stderr(), 0)];
+        let parts = [read_tail(&paths.log(), began.log), read_tail(&paths.stderr(), began.stderr)];
         parts.map(|part| part.trim().to_owned()).join("\n").trim().to_owned()
+    }
+
+    /// How it ended, with the first of its last words: a crash of the server says there what it was.
+    fn epitaph(&self, how: String, began: Began) -> String {
+        let last_words = read_tail(&self.settings.paths.stderr(), began.stderr);
+        match last_words.lines().next() {
+            Some(line) => format!("{how}: {line}"),
+            None => how,
+        }
     }
 
     /// Ends the server by letting go of the shim's pipe, and returns once both are gone.
@@ -364,11 +387,20 @@ impl Launch {
     /// A shim that was killed leaves its server behind; two servers on one store lose messages.
     async fn end_left_behind(&self) {
         let paths = self.settings.paths.clone();
-        let ended = spawn_blocking(move || process::end_servers(&paths.config(), &paths.pid()));
+        let ended = spawn_blocking(move || {
+            let (config, pid_file) = (paths.config(), paths.pid());
+            let left = process::servers_with(&config, &pid_file);
+            process::end_servers(&left, &config, &pid_file);
+            left
+        });
         for pid in ended.await.unwrap_or_default() {
             tracing::warn!(pid, "ended a bus server that was left behind");
         }
     }
+}
+
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |meta| meta.len())
 }
 
 fn read_tail(path: &Path, from: u64) -> String {
@@ -417,8 +449,9 @@ impl Supervisor {
             if up_since.elapsed() >= STEADY {
                 failures = 0;
             }
+            let ended = self.launch.epitaph(how(ended), running.began);
             tokio::select! {
-                again = self.again(how(ended), &mut failures) => running = again,
+                again = self.again(ended, &mut failures) => running = again,
                 _ = &mut stop => {
                     // A start that was under way has lost its pipe just now.
                     self.launch.end_left_behind().await;
