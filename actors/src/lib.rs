@@ -1,1 +1,3 @@
-//! placeholder
+//! Who decides and who serves: the manager and the scheduler, and the fold over facts they share.
+
+pub mod journal;
