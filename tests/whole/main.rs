@@ -1,0 +1,6 @@
+//! Whole houses through their front door: a real bus, the real binary, real processes.
+
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may panic and look around")]
+
+mod first_light;
+mod house;
