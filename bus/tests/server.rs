@@ -7,8 +7,8 @@
 
 use async_nats::jetstream;
 use bus::server::{
-    Error, FolderLock, Holder, Keys, Origin, Paths, Responses, Rights, Say, Search, Server,
-    Settings, State, config::Config, fetch, look, shim_main, take_house,
+    Credentials, Error, FolderLock, Holder, Keys, Origin, Paths, Responses, Rights, Say, Search,
+    Server, Settings, State, config::Config, fetch, look, shim_main, take_house,
 };
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -24,9 +24,10 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 /// No event in these tests takes this long; one that does not come at all must not hang the build.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn main() -> ExitCode {
@@ -41,7 +42,14 @@ fn main() -> ExitCode {
 macro_rules! trials {
     ($($name:ident),* $(,)?) => {
         fn trials() -> Vec<Trial> {
-            vec![$(Trial::test(stringify!($name), || within_patience($name()))),*]
+            vec![
+                $(Trial::test(stringify!($name), || within_patience($name())),)*
+                // Builds a whole server from source: minutes. Run it with `--ignored`.
+                Trial::test("a_server_is_built_where_there_is_go_and_no_pip", || {
+                    within_patience(a_server_is_built_where_there_is_go_and_no_pip())
+                })
+                .with_ignored_flag(true),
+            ]
         }
     };
 }
@@ -213,6 +221,22 @@ async fn two_who_fetch_at_once_do_not_hurt_each_other() {
     assert_eq!(first.unwrap().unwrap().path, second.unwrap().unwrap().path);
 }
 
+async fn a_server_is_built_where_there_is_go_and_no_pip() {
+    let house = House::new();
+    let path = path().unwrap();
+    let go = std::env::split_paths(&path).find(|folder| folder.join("go").is_file()).unwrap();
+    let only_go = house.paths.folder().join("only go");
+    std::fs::create_dir(&only_go).unwrap();
+    std::os::unix::fs::symlink(go.join("go"), only_go.join("go")).unwrap();
+    let cache = house.paths.folder().join("cache");
+    let search = Search { path: Some(only_go.into()), cache: cache.clone(), ..Search::default() };
+
+    let built = fetch::find_or_fetch(&search, &house.say()).unwrap();
+
+    assert_eq!((built.origin, built.version.to_string()), (Origin::Go, "2.15.1".into()));
+    assert_eq!(std::fs::read_dir(cache).unwrap().count(), 1, "the scratch folder is removed");
+}
+
 async fn the_configuration_passes_the_servers_own_check() {
     let house = House::new();
     let keys = Keys::open(&house.paths.keys(), NOW).unwrap();
@@ -267,6 +291,23 @@ impl Newest for jetstream::stream::Stream {
     }
 }
 
+/// A client with these credentials, and what the server refuses it.
+async fn enter(
+    credentials: &Credentials,
+    url: String,
+) -> (async_nats::Client, mpsc::UnboundedReceiver<String>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let options = async_nats::ConnectOptions::with_credentials(&credentials.text()).unwrap();
+    let options = options.event_callback(move |event| {
+        if let async_nats::Event::ServerError(error) = event {
+            // Nobody hears it once the test is over.
+            let _ = tell.send(error.to_string().to_lowercase());
+        }
+        std::future::ready(())
+    });
+    (options.connect(url).await.unwrap(), told)
+}
+
 async fn who_is_minted_with_rights_has_these_and_no_others() {
     let house = House::new();
     let lock = house.lock();
@@ -277,31 +318,18 @@ async fn who_is_minted_with_rights_has_these_and_no_others() {
         allow_responses: Some(Responses::default()),
     };
     let home = server.keys().mint("home", &rights, NOW).unwrap();
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let home = async_nats::ConnectOptions::with_credentials(&home.text())
-        .unwrap()
-        .event_callback(move |event| {
-            let tell = tell.clone();
-            async move {
-                if let async_nats::Event::ServerError(error) = event {
-                    tell.send(error.to_string()).unwrap();
-                }
-            }
-        })
-        .connect(server.url())
-        .await
-        .unwrap();
+    let (home, mut home_is_told) = enter(&home, server.url()).await;
     let owner = house.owner().await;
     let mut beats = owner.subscribe("lh.beat.>").await.unwrap();
     let mut jobs = home.subscribe("lh.node.home.jobs").await.unwrap();
-    owner.flush().await.unwrap();
-    home.flush().await.unwrap();
+    // The server takes in what one connection says in order: after an answer it knows of the subscription.
+    owner.request("$JS.API.INFO", "".into()).await.unwrap();
 
     home.publish("lh.beat.other", "forged".into()).await.unwrap();
     home.publish("lh.beat.home", "alive".into()).await.unwrap();
     let beat = beats.next().await.unwrap();
     assert_eq!(beat.subject.as_str(), "lh.beat.home", "the forged one was not let through");
-    let refusal = told.recv().await.unwrap().to_lowercase();
+    let refusal = home_is_told.recv().await.unwrap();
     assert!(refusal.contains("permissions violation"), "{refusal}");
 
     // More than one answer: the server's own default is a single one.
@@ -315,10 +343,10 @@ async fn who_is_minted_with_rights_has_these_and_no_others() {
     }
 
     let nobody = server.keys().mint("nobody", &Rights::default(), NOW).unwrap();
-    let nobody = async_nats::ConnectOptions::with_credentials(&nobody.text()).unwrap();
-    let nobody = nobody.connect(server.url()).await.unwrap();
+    let (nobody, mut nobody_is_told) = enter(&nobody, server.url()).await;
     nobody.publish("lh.beat.home", "from nobody".into()).await.unwrap();
-    nobody.flush().await.unwrap();
+    let refusal = nobody_is_told.recv().await.unwrap();
+    assert!(refusal.contains("permissions violation"), "{refusal}");
     home.publish("lh.beat.home", "last".into()).await.unwrap();
     assert_eq!(beats.next().await.unwrap().payload, "last");
     server.stop().await.unwrap();

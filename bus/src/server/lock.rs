@@ -177,6 +177,20 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn a_note_that_a_dead_process_left_is_not_believed_though_its_number_is_in_use_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = dir.path().join("lock.json");
+        let earlier = Holder { start_ticks: Some(1), ..me() };
+        std::fs::write(&note, serde_json::to_vec(&earlier).unwrap()).unwrap();
+        assert_eq!(Holder::of(dir.path()).unwrap(), None);
+        std::fs::write(&note, serde_json::to_vec(&me()).unwrap()).unwrap();
+        assert_eq!(Holder::of(dir.path()).unwrap(), Some(me()));
+        std::fs::write(&note, "half a no").unwrap();
+        assert_eq!(Holder::of(dir.path()).unwrap(), None);
+    }
+
+    #[test]
     fn a_house_in_use_is_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::open(dir.path()).unwrap();
