@@ -8,14 +8,14 @@ use crate::{
     work::check::nearest,
 };
 use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// The only spelling of the header's value that means MessagePack.
 pub const MSGPACK: &str = "application/msgpack";
 
 /// Deepest nesting that is read.
-const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// JSON or MessagePack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -115,9 +115,20 @@ fn read<T: DeserializeOwned>(
                 &mut note,
             )
             .map_err(|error| error.to_string())
+            .and_then(|message| {
+                if is_at_end(&mut d) { Ok(message) } else { Err("trailing bytes".to_owned()) }
+            })
         }
     };
     result.map_err(|error| malformed(encoding, &plain_path(&track.path().to_string()), &error))
+}
+
+/// Whether nothing follows what was read.
+pub(crate) fn is_at_end<'de, R: rmp_serde::decode::ReadSlice<'de>>(
+    d: &mut rmp_serde::Deserializer<R>,
+) -> bool {
+    use rmp_serde::decode::Error::InvalidMarkerRead;
+    matches!(serde::de::IgnoredAny::deserialize(d), Err(InvalidMarkerRead(_)))
 }
 
 /// `tasks.0.run` is said as `tasks[0].run`; the marks of options and enums are left out.

@@ -4,10 +4,11 @@
 //! Read in this order: [`token`] and [`id`] (names), [`amount`], [`time`] and [`blob`] (values),
 //! [`work`] (what a user asks for), [`fact`] (what counts), [`job`] and [`node`] (what scheduler
 //! and nodes say to each other), [`outcome`] (what comes back), [`request`] (what clients may ask),
-//! [`subject`] (where each is said) and [`codec`] (as which bytes).
+//! [`subject`] (where each is said), [`codec`] (as which bytes) and [`catalog`] (every message).
 
 pub mod amount;
 pub mod blob;
+pub mod catalog;
 pub mod codec;
 pub mod error;
 pub mod fact;
