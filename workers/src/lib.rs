@@ -1,1 +1,12 @@
-//! placeholder
+//! Who does: the node agent, and the keeper that owns the processes of its jobs.
+//!
+//! The agent ([`start`]) speaks with the house over the bus and with the keeper over a Unix socket
+//! ([`protocol`]); the keeper ([`keeper_main`]) is a process of its own that outlives it. Works, owners and
+//! tasks are opaque labels to both.
+
+mod keeper;
+pub mod protocol;
+mod socket;
+
+pub use keeper::{Error as KeeperError, keeper_main};
+pub use socket::connect;
