@@ -11,9 +11,9 @@ use bus::server::{
     Server, Settings, State, config::Config, fetch, look, shim_main, take_house,
 };
 use futures::StreamExt;
-use jiff::Timestamp;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
+use schemas::time::Stamp;
 use std::{
     future::Future,
     io::{BufRead, BufReader, Read},
@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 /// No event in these tests takes this long; one that does not come at all must not hang the build.
 const PATIENCE: Duration = Duration::from_secs(300);
-const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+const NOW: Stamp = Stamp(0);
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -447,7 +447,7 @@ async fn a_second_start_in_one_folder_is_told_who_holds_it() {
     let error = take_house(&house.paths, &holder, &Say::nothing()).unwrap_err().to_string();
 
     let who =
-        format!("in use by `test hold` (process {}, since 1970-01-01T00:00:00Z)", master.id());
+        format!("in use by `test hold` (process {}, since 1970-01-01T00:00:00.000Z)", master.id());
     assert!(error.ends_with(&who), "{error}");
     assert!(!is_gone(server));
     drop(master.stdin.take());

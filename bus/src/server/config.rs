@@ -1,7 +1,11 @@
 //! The server's configuration: loopback only, no anonymous door, and what the measurements demand.
 
 use super::{Error, Keys, Paths, private_folder, process, read_if_there, write_secret};
-use std::{net::TcpListener, path::Path};
+use crate::MAX_PAYLOAD;
+use std::{
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
+    path::Path,
+};
 
 /// The port a NATS client expects.
 pub const DEFAULT_PORT: u16 = 4222;
@@ -12,7 +16,6 @@ const FREE_PORTS: std::ops::Range<u16> = 14_000..30_000;
 
 const MAX_FILE_STORE_BYTES: u64 = 10 << 30;
 const MAX_MEMORY_STORE_BYTES: u64 = 512 << 20;
-const MAX_PAYLOAD_BYTES: u64 = 1 << 20;
 const LOG_FILE_BYTES: u64 = 16 << 20;
 const LOG_FILES: u32 = 4;
 
@@ -48,7 +51,7 @@ impl Config<'_> {
              log_file: {log}\n\
              logfile_size_limit: {LOG_FILE_BYTES}\n\
              logfile_max_num: {LOG_FILES}\n\
-             max_payload: {MAX_PAYLOAD_BYTES}\n\
+             max_payload: {MAX_PAYLOAD}\n\
              # A connection that was cut in silence is noticed within 30 s, not within 6 minutes.\n\
              ping_interval: \"10s\"\n\
              ping_max: 2\n\
@@ -147,8 +150,22 @@ pub fn free_port() -> Result<u16, Error> {
     }
 }
 
+/// Whether a server could listen there. The probe is bound only, never listened on: a child that some other
+/// thread starts at this moment has a copy for a while, and a copy of a listener would be in the server's way.
 pub(crate) fn is_free(port: u16) -> bool {
-    TcpListener::bind(("127.0.0.1", port)).is_ok()
+    use rustix::net::{
+        AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt::set_socket_reuseaddr,
+    };
+    #[cfg(target_os = "linux")]
+    let flags = SocketFlags::CLOEXEC;
+    #[cfg(not(target_os = "linux"))]
+    let flags = SocketFlags::empty();
+    let probe = || -> rustix::io::Result<()> {
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+    };
+    probe().is_ok()
 }
 
 #[cfg(test)]
@@ -164,8 +181,10 @@ mod tests {
 
         let me = std::process::id();
         assert!(error.to_string().contains(&format!("(process {me})")), "{error}");
+        let kept = free_port().unwrap();
+        let chosen = choose_port(Some(0), Some(kept)).unwrap();
+        assert_eq!(chosen, Port { number: kept, fixed: true });
         drop(other);
-        assert_eq!(choose_port(Some(0), Some(taken)).unwrap(), Port { number: taken, fixed: true });
     }
 
     #[test]

@@ -7,8 +7,8 @@
 use super::{Error, private_folder, read, write_secret};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use data_encoding::BASE32_NOPAD;
-use jiff::Timestamp;
 use nkeys::{KeyPair, KeyPairType};
+use schemas::{time::Stamp, token::is_token};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512_256};
 use std::{
@@ -37,7 +37,7 @@ impl fmt::Debug for Keys {
 
 impl Keys {
     /// Reads the keys that lie in `folder`, or makes them if it is not there. Call it under the house's lock.
-    pub fn open(folder: &Path, now: Timestamp) -> Result<Keys, Error> {
+    pub fn open(folder: &Path, now: Stamp) -> Result<Keys, Error> {
         if !folder.try_exists().map_err(Error::file("look for", folder))? {
             make(folder, now)?;
         }
@@ -86,7 +86,7 @@ impl Keys {
 
     /// Makes a new identity of the house with exactly these rights. Nothing is kept here: who holds the
     /// credentials is in.
-    pub fn mint(&self, name: &str, rights: &Rights, now: Timestamp) -> Result<Credentials, Error> {
+    pub fn mint(&self, name: &str, rights: &Rights, now: Stamp) -> Result<Credentials, Error> {
         if !is_token(name) {
             return Err(Error::BadName(name.into()));
         }
@@ -175,14 +175,6 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn is_token(name: &str) -> bool {
-    let ok = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(ok)
-        && name.len() <= 36
-        && bytes.all(|byte| ok(byte) || byte == b'-' || byte == b'_')
-}
-
 fn seed(folder: &Path, name: &str, kind: KeyPairType) -> Result<KeyPair, Error> {
     let path = folder.join(name);
     let pair = KeyPair::from_seed(read(&path)?.trim()).ok();
@@ -192,7 +184,7 @@ fn seed(folder: &Path, name: &str, kind: KeyPairType) -> Result<KeyPair, Error> 
 }
 
 /// Makes all keys beside the folder and moves them there at once: half a set is worth nothing.
-fn make(folder: &Path, now: Timestamp) -> Result<(), Error> {
+fn make(folder: &Path, now: Stamp) -> Result<(), Error> {
     let parent = folder.parent().unwrap_or(Path::new("."));
     let fresh = tempfile::Builder::new()
         .prefix("keys-")
@@ -230,7 +222,7 @@ fn make(folder: &Path, now: Timestamp) -> Result<(), Error> {
     Ok(())
 }
 
-fn operator_jwt(operator: &KeyPair, signing: &KeyPair, system: &KeyPair, now: Timestamp) -> String {
+fn operator_jwt(operator: &KeyPair, signing: &KeyPair, system: &KeyPair, now: Stamp) -> String {
     let claims = json!({
         "type": "operator", "version": 2,
         "signing_keys": [signing.public_key()],
@@ -244,7 +236,7 @@ fn account_jwt(
     account: &KeyPair,
     name: &str,
     stores: bool,
-    now: Timestamp,
+    now: Stamp,
 ) -> String {
     let storage = if stores { UNLIMITED } else { 0 };
     let claims = json!({
@@ -267,7 +259,7 @@ fn user_jwt(
     user: &KeyPair,
     name: &str,
     rights: Option<&Rights>,
-    now: Timestamp,
+    now: Stamp,
 ) -> String {
     let mut claims = rights.map_or_else(|| json!({"pub": {}, "sub": {}}), Rights::claims);
     claims["type"] = "user".into();
@@ -278,9 +270,9 @@ fn user_jwt(
     jwt(account, user, name, claims, now)
 }
 
-fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: Value, now: Timestamp) -> String {
+fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: Value, now: Stamp) -> String {
     let mut claims = json!({
-        "iat": now.as_second(),
+        "iat": now.0 / 1000,
         "iss": issuer.public_key(),
         "sub": subject.public_key(),
         "name": name,
@@ -299,7 +291,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+    const NOW: Stamp = Stamp(0);
 
     fn claims(jwt: &str) -> Value {
         let body = BASE64URL.decode(jwt.split('.').nth(1).unwrap()).unwrap();

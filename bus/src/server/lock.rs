@@ -5,7 +5,7 @@
 //! starts a second one on the same store, which would lose acknowledged messages.
 
 use super::{Error, Paths, Say, process, read_if_there, write_secret};
-use jiff::Timestamp;
+use schemas::time::Stamp;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -15,8 +15,9 @@ use std::{
 };
 
 const POLL: Duration = Duration::from_millis(20);
-/// Ten seconds: longer than a server takes to end by itself once its master is gone.
-const POLLS: u32 = 500;
+const TRIES: u32 = 10;
+/// Ten seconds in all: longer than a server takes to end by itself once its master is gone.
+const ROUNDS: u32 = 50;
 
 /// Who holds a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct Holder {
     /// Its process.
     pub pid: u32,
     /// Since when.
-    pub since: Timestamp,
+    pub since: Stamp,
     /// What it was started as, for people.
     pub command: String,
     /// Tells the process from a later one with the same id.
@@ -34,7 +35,7 @@ pub struct Holder {
 
 impl Holder {
     /// This very process.
-    pub fn this_process(command: impl Into<String>, since: Timestamp) -> Holder {
+    pub fn this_process(command: impl Into<String>, since: Stamp) -> Holder {
         let pid = std::process::id();
         Holder { pid, since, command: command.into(), start_ticks: process::start_ticks(pid) }
     }
@@ -53,7 +54,7 @@ impl Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` (process {}, since {:.0})", self.command, self.pid, self.since)
+        write!(f, "`{}` (process {}, since {})", self.command, self.pid, self.since)
     }
 }
 
@@ -65,7 +66,8 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Takes the folder, which is made if need be, or says who has it ([`Error::Held`]). Never waits.
+    /// Takes the folder, which is made if need be, or says who has it ([`Error::Held`]): at once where somebody
+    /// says so himself, after a fifth of a second where nobody does.
     pub fn take(folder: &Path, holder: &Holder) -> Result<FolderLock, Error> {
         std::fs::create_dir_all(folder).map_err(Error::file("make the folder", folder))?;
         let path = folder.join("lock");
@@ -75,12 +77,21 @@ impl FolderLock {
             .write(true)
             .open(&path)
             .map_err(Error::file("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Held { folder: folder.into(), holder: Holder::of(folder)? });
+        let mut tries = 1;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let holder = Holder::of(folder)?;
+                    if holder.is_some() || tries == TRIES {
+                        return Err(Error::Held { folder: folder.into(), holder });
+                    }
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
+            // A child that the last holder was just starting keeps a copy until it runs its own program.
+            tries += 1;
+            std::thread::sleep(POLL);
         }
         let lock = FolderLock { file, note: folder.join("lock.json") };
         let note = serde_json::to_vec(holder).expect("numbers and strings always become JSON");
@@ -104,7 +115,7 @@ impl Drop for FolderLock {
 /// Takes a house's folder. Where the one who held it has died and only its bus's server is left, that server
 /// is ended first. Blocks for up to ten seconds meanwhile.
 pub fn take_house(paths: &Paths, holder: &Holder, say: &Say) -> Result<FolderLock, Error> {
-    for _ in 0..POLLS {
+    for _ in 0..ROUNDS {
         let held = match FolderLock::take(paths.folder(), holder) {
             Err(Error::Held { holder: None, .. }) => Holder::of(paths.folder())?,
             Err(Error::Held { folder, holder }) => return Err(Error::Held { folder, holder }),
@@ -112,7 +123,6 @@ pub fn take_house(paths: &Paths, holder: &Holder, say: &Say) -> Result<FolderLoc
         };
         if held.is_none() {
             end_orphans(paths, say)?;
-            std::thread::sleep(POLL);
         }
     }
     Err(Error::Held { folder: paths.folder().into(), holder: None })
@@ -138,7 +148,7 @@ mod tests {
     use super::*;
 
     fn me() -> Holder {
-        Holder::this_process("longhouse up", Timestamp::from_second(1_800_000_000).unwrap())
+        Holder::this_process("longhouse up", Stamp(1_800_000_000_000))
     }
 
     #[test]
@@ -152,7 +162,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "`{}` is in use by `longhouse up` (process {}, since 2027-01-15T08:00:00Z)",
+                "`{}` is in use by `longhouse up` (process {}, since 2027-01-15T08:00:00.000Z)",
                 node.display(),
                 std::process::id()
             ),

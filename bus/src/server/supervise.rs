@@ -5,7 +5,7 @@ use super::{
     config::{self, Config, Port},
     fetch, paths, private_folder, process, shim,
 };
-use jiff::Timestamp;
+use schemas::time::Stamp;
 use std::{
     ffi::OsString,
     fs::File,
@@ -47,14 +47,14 @@ pub struct Settings {
     /// How long it may take to end before it is killed.
     pub stop_grace: Duration,
     /// The time of the start; it stands in tokens that are made now.
-    pub now: Timestamp,
+    pub now: Stamp,
     /// Where sentences about progress go.
     pub say: Say,
 }
 
 impl Settings {
     /// The usual settings.
-    pub fn new(paths: Paths, search: Search, now: Timestamp, say: Say) -> Settings {
+    pub fn new(paths: Paths, search: Search, now: Stamp, say: Say) -> Settings {
         Settings {
             paths,
             search,
