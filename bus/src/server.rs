@@ -16,7 +16,7 @@ pub mod supervise;
 pub use find::{Found, Looked, Origin, PassedOver, Search, Version, look};
 pub use keys::{Credentials, Keys, Responses, Rights};
 pub use lock::{FolderLock, Holder, take_house};
-pub use paths::Paths;
+pub use paths::{Door, Paths};
 pub use process::PortHolder;
 pub use shim::shim_main;
 pub use supervise::{Details, Server, Settings, State};
