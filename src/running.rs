@@ -1,0 +1,401 @@
+//! What one long-lived process runs of a house: its parts, how it is told to end, how it ends.
+//!
+//! Each such process leaves a note and a socket in `DIR/run/`, by which `longhouse down` finds it.
+//! Parts end in one order over all processes of the folder: nodes, then manager and scheduler,
+//! then the bus.
+
+use crate::{app::App, failure::Failure, terminal};
+use anyhow::Context;
+use bus::{
+    Bus,
+    server::{FolderLock, Server},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+/// What becomes of the jobs of a node that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum How {
+    /// They are waited for.
+    Wait,
+    /// They are ended.
+    Now,
+    /// They are left to their keeper.
+    Detach,
+}
+
+/// Which parts are to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Layer {
+    /// The node.
+    Worker,
+    /// Manager and scheduler.
+    Actors,
+    /// The bus.
+    Bus,
+}
+
+/// The order in which a house ends.
+pub(crate) const LAYERS: [Layer; 3] = [Layer::Worker, Layer::Actors, Layer::Bus];
+
+/// The parts of a house that run in this process.
+#[derive(Default)]
+pub(crate) struct Parts {
+    pub(crate) agent: Option<workers::Agent>,
+    pub(crate) scheduler: Option<actors::scheduler::Handle>,
+    pub(crate) manager: Option<actors::manager::Handle>,
+    pub(crate) bus: Option<Bus>,
+    pub(crate) server: Option<(Server, FolderLock)>,
+}
+
+impl Parts {
+    /// What runs here, in words.
+    fn words(&self) -> String {
+        let mut out = Vec::new();
+        if self.server.is_some() {
+            out.push("bus".to_owned());
+        }
+        if self.manager.is_some() {
+            out.push("manager".to_owned());
+        }
+        if self.scheduler.is_some() {
+            out.push("scheduler".to_owned());
+        }
+        if let Some(agent) = &self.agent {
+            out.push(format!("node {}", agent.name()));
+        }
+        out.join(", ")
+    }
+
+    fn is_empty(&self) -> bool {
+        self.agent.is_none()
+            && self.scheduler.is_none()
+            && self.manager.is_none()
+            && self.server.is_none()
+    }
+
+    async fn end_actors(&mut self) {
+        // The manager last: it answers those who wait with what the scheduler still stored.
+        if let Some(scheduler) = self.scheduler.take() {
+            scheduler.stop().await;
+        }
+        if let Some(manager) = self.manager.take() {
+            manager.stop().await;
+        }
+    }
+
+    async fn end_bus(&mut self) -> anyhow::Result<()> {
+        if let Some(bus) = self.bus.take() {
+            bus.close().await;
+        }
+        if let Some((server, lock)) = self.server.take() {
+            server.stop().await?;
+            drop(lock);
+        }
+        Ok(())
+    }
+}
+
+/// The note by which `down` finds a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    /// The process.
+    pub(crate) pid: u32,
+    /// What it runs, in words.
+    pub(crate) parts: String,
+    /// Its socket.
+    pub(crate) socket: PathBuf,
+}
+
+/// What `down` says to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct End {
+    end: Layer,
+    how: How,
+}
+
+/// What a process answers, a line each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    /// Something a person may want to know.
+    Say(String),
+    /// That layer has ended here.
+    Done,
+    /// It could not be ended.
+    Failed(String),
+}
+
+/// The folder of notes and sockets.
+fn folder(dir: &Path) -> PathBuf {
+    dir.join("run")
+}
+
+/// Makes this process findable for as long as the value lives.
+struct Findable {
+    note: PathBuf,
+    socket: PathBuf,
+    listener: UnixListener,
+}
+
+impl Findable {
+    fn new(dir: &Path, parts: String) -> anyhow::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let folder = folder(dir);
+        let doing = || format!("could not use `{}`", folder.display());
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .with_context(doing)?;
+        let pid = std::process::id();
+        let socket = folder.join(format!("{pid}.sock"));
+        let note = folder.join(format!("{pid}.json"));
+        // Left over from an earlier process with this number.
+        let _ = std::fs::remove_file(&socket);
+        let listener = workers::socket::listen(&socket).with_context(doing)?;
+        listener.set_nonblocking(true).with_context(doing)?;
+        let listener = UnixListener::from_std(listener).with_context(doing)?;
+        let text = serde_json::to_vec(&Note { pid, parts, socket: socket.clone() })?;
+        std::fs::write(&note, text).with_context(doing)?;
+        Ok(Self { note, socket, listener })
+    }
+}
+
+impl Drop for Findable {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.note);
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// What Ctrl-C means to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnInterrupt {
+    /// The first waits for the jobs, a second ends them.
+    WaitThenNow,
+    /// The jobs live on with their keeper.
+    Detach,
+}
+
+type Told = (End, mpsc::UnboundedSender<Word>);
+
+/// Runs until everything has ended. SIGTERM detaches.
+pub(crate) async fn until_ended(
+    app: &App,
+    mut parts: Parts,
+    on_interrupt: OnInterrupt,
+) -> anyhow::Result<()> {
+    let findable = Findable::new(&app.dir, parts.words())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (tell, mut told) = mpsc::channel::<Told>(8);
+    while !parts.is_empty() {
+        tokio::select! {
+            Ok((stream, _)) = findable.listener.accept() => {
+                tokio::spawn(listen(stream, tell.clone()));
+            }
+            Some((end, words)) = told.recv() => {
+                let say = |text: &str| { let _ = words.send(Word::Say(text.to_owned())); };
+                let ended = end_layer(&mut parts, end, &say, &mut interrupt).await;
+                let _ = words.send(match ended {
+                    Ok(()) => Word::Done,
+                    Err(error) => Word::Failed(format!("{error:#}")),
+                });
+            }
+            _ = interrupt.recv() => {
+                let how = match on_interrupt {
+                    OnInterrupt::WaitThenNow => How::Wait,
+                    OnInterrupt::Detach => How::Detach,
+                };
+                end_all(&mut parts, how, &mut interrupt).await?;
+            }
+            _ = terminate.recv() => end_all(&mut parts, How::Detach, &mut interrupt).await?,
+            _ = hangup.recv() => end_all(&mut parts, How::Detach, &mut interrupt).await?,
+        }
+    }
+    // `down` reads the last words of a process that is about to go.
+    tokio::time::timeout(Duration::from_secs(1), tell.closed_soon()).await.ok();
+    Ok(())
+}
+
+trait ClosedSoon {
+    fn closed_soon(&self) -> impl Future<Output = ()>;
+}
+
+impl ClosedSoon for mpsc::Sender<Told> {
+    /// Until no connection holds a sender but ours.
+    async fn closed_soon(&self) {
+        while self.strong_count() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn end_all(
+    parts: &mut Parts,
+    how: How,
+    interrupt: &mut tokio::signal::unix::Signal,
+) -> anyhow::Result<()> {
+    for end in LAYERS {
+        end_layer(parts, End { end, how }, &terminal::say, interrupt).await?;
+    }
+    Ok(())
+}
+
+async fn end_layer(
+    parts: &mut Parts,
+    end: End,
+    say: &dyn Fn(&str),
+    interrupt: &mut tokio::signal::unix::Signal,
+) -> anyhow::Result<()> {
+    match end.end {
+        Layer::Worker => {
+            let Some(agent) = parts.agent.take() else { return Ok(()) };
+            end_worker(agent, end.how, say, interrupt).await
+        }
+        Layer::Actors => {
+            parts.end_actors().await;
+            Ok(())
+        }
+        Layer::Bus => parts.end_bus().await,
+    }
+}
+
+async fn end_worker(
+    agent: workers::Agent,
+    how: How,
+    say: &dyn Fn(&str),
+    interrupt: &mut tokio::signal::unix::Signal,
+) -> anyhow::Result<()> {
+    let name = agent.name().clone();
+    let held = agent.held();
+    match how {
+        How::Detach => {
+            let until = agent.detach().await?;
+            match until {
+                Some(lease) if !held.is_empty() => say(&format!(
+                    "node {name}: {} on with their keeper; they wait {} for the next worker",
+                    live(&held),
+                    crate::style::duration(lease)
+                )),
+                _ => {}
+            }
+        }
+        How::Now => agent.leave(true).await?,
+        How::Wait => {
+            if !held.is_empty() {
+                say(&format!(
+                    "node {name}: waiting for {}; Ctrl-C ends them, SIGTERM leaves them to their keeper",
+                    runs(&held)
+                ));
+                for job in held.iter().take(5) {
+                    say(&format!("  {job}"));
+                }
+            }
+            tokio::select! {
+                left = agent.leave(false) => left?,
+                _ = interrupt.recv() => {
+                    say(&format!("node {name}: ending its jobs"));
+                    agent.leave(true).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn live(held: &[String]) -> String {
+    if held.len() == 1 { "1 job lives".to_owned() } else { format!("{} jobs live", held.len()) }
+}
+
+fn runs(held: &[String]) -> String {
+    if held.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", held.len()) }
+}
+
+/// One connection of a `down`.
+async fn listen(stream: UnixStream, tell: mpsc::Sender<Told>) {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let Ok(end) = serde_json::from_str::<End>(&line) else { return };
+        let (words, mut said) = mpsc::unbounded_channel();
+        if tell.send((end, words)).await.is_err() {
+            return;
+        }
+        while let Some(word) = said.recv().await {
+            let mut line = serde_json::to_vec(&word).expect("words are text");
+            line.push(b'\n');
+            if write.write_all(&line).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The processes of a folder that can be found; notes of those that are gone are removed.
+pub(crate) fn found(dir: &Path) -> Vec<Note> {
+    let Ok(entries) = std::fs::read_dir(folder(dir)) else { return Vec::new() };
+    let mut out = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let Some(note) = std::fs::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Note>(&text).ok())
+        else {
+            continue;
+        };
+        if workers::socket::connect(&note.socket).is_ok() {
+            out.push(note);
+        } else {
+            let _ = std::fs::remove_file(&note.socket);
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+    out.sort_by_key(|note| note.pid);
+    out
+}
+
+/// Ends one layer in a process; what it says on the way goes to `say`.
+pub(crate) async fn end_in(
+    note: &Note,
+    end: Layer,
+    how: How,
+    say: &dyn Fn(&str),
+) -> anyhow::Result<()> {
+    let gone = || format!("process {} ({}) does not listen", note.pid, note.parts);
+    let Ok(stream) = workers::socket::connect(&note.socket) else { return Ok(()) };
+    stream.set_nonblocking(true).with_context(gone)?;
+    let stream = UnixStream::from_std(stream).with_context(gone)?;
+    let (read, mut write) = stream.into_split();
+    let mut line = serde_json::to_vec(&End { end, how })?;
+    line.push(b'\n');
+    write.write_all(&line).await.with_context(gone)?;
+    let mut lines = BufReader::new(read).lines();
+    while let Some(line) = lines.next_line().await.with_context(gone)? {
+        match serde_json::from_str(&line) {
+            Ok(Word::Say(text)) => say(&text),
+            Ok(Word::Done) => return Ok(()),
+            Ok(Word::Failed(why)) => {
+                return Err(Failure::new(1, format!("process {}: {why}", note.pid)).into());
+            }
+            Err(_) => continue,
+        }
+    }
+    Ok(())
+}

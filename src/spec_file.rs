@@ -1,0 +1,1 @@
+//! Reads works from files.
