@@ -11,7 +11,6 @@ use bus::{
     streams::{self, Shares},
 };
 use futures::StreamExt;
-use jiff::Timestamp;
 use libtest_mimic::{Arguments, Trial};
 use schemas::{
     blob::Blob,
@@ -85,12 +84,12 @@ impl House {
     async fn up() -> House {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::open(dir.path()).unwrap();
-        let holder = Holder::this_process("test", Timestamp::UNIX_EPOCH);
+        let holder = Holder::this_process("test", schemas::time::Stamp(0));
         let lock = take_house(&paths, &holder, &Say::nothing()).unwrap();
         let mut settings = bus::server::Settings::new(
             paths.clone(),
             search(),
-            Timestamp::UNIX_EPOCH,
+            schemas::time::Stamp(0),
             Say::nothing(),
         );
         settings.port = Some(0);
