@@ -9,4 +9,4 @@ pub mod protocol;
 mod socket;
 
 pub use keeper::{Error as KeeperError, keeper_main};
-pub use socket::connect;
+pub use socket::{connect, dial, listen};
