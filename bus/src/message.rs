@@ -1,6 +1,6 @@
 //! Messages as they arrive, and streams of them.
 
-use crate::error::Error;
+use crate::{connect::Bus, error::Error};
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
@@ -8,7 +8,7 @@ use schemas::{
     codec::{self, Encoding},
     error::{ErrorBody, Refusal, code},
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -64,6 +64,21 @@ impl Message {
             .map_err(|why| Error::Malformed { subject: asked.to_owned(), why: why.message })
     }
 
+    /// Answers it, in the encoding that was asked for. Nothing happens where no answer is wanted.
+    pub async fn answer(&self, bus: &Bus, answer: &impl Serialize) -> Result<(), Error> {
+        let Some(reply) = &self.reply else { return Ok(()) };
+        let body = codec::encode(self.accept, answer).into();
+        bus.send(reply, None, self.accept, body).await
+    }
+
+    /// Refuses it: the error headers and a body that says why.
+    pub async fn refuse(&self, bus: &Bus, refusal: &Refusal) -> Result<(), Error> {
+        let Some(reply) = &self.reply else { return Ok(()) };
+        let (body, headers) = refusal_parts(self.accept, refusal);
+        let sent = bus.client().publish_with_headers(reply.clone(), headers, body.into()).await;
+        sent.map_err(|_| bus.down())
+    }
+
     /// Reads it as a refusal.
     pub fn refusal(&self) -> Refusal {
         self.decode::<ErrorBody>().map(|body| body.error).unwrap_or_else(|_| {
@@ -86,6 +101,20 @@ pub(crate) fn headers_for(encoding: Encoding) -> Option<HeaderMap> {
         headers.insert("Content-Type", value);
         headers
     })
+}
+
+/// The body and the headers of a refusal.
+pub(crate) fn refusal_parts(accept: Encoding, refusal: &Refusal) -> (Vec<u8>, HeaderMap) {
+    let mut headers = headers_for(accept).unwrap_or_default();
+    headers.insert("Nats-Service-Error", header_text(&refusal.message).as_str());
+    let status = code::status(&refusal.code).to_string();
+    headers.insert("Nats-Service-Error-Code", status.as_str());
+    (codec::encode(accept, &ErrorBody { error: refusal.clone() }), headers)
+}
+
+/// A header is one line of printable text.
+fn header_text(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
 }
 
 /// What is said on a subject, as it comes; ends when dropped.

@@ -3,7 +3,7 @@
 use crate::{
     connect::Bus,
     error::Error,
-    message::{header_facts, headers_for},
+    message::{header_facts, headers_for, refusal_parts},
 };
 use async_nats::{
     HeaderMap,
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
     codec::{self, Encoding},
-    error::{ErrorBody, Refusal, code},
+    error::Refusal,
 };
 use serde::Serialize;
 use std::{
@@ -160,12 +160,8 @@ impl Asked {
     /// Refuses: the error headers and a body that says why.
     pub async fn refuse(&self, refusal: &Refusal) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
-        let mut headers = headers_for(self.accept).unwrap_or_default();
-        headers.insert("Nats-Service-Error", header_text(&refusal.message).as_str());
-        let status = code::status(&refusal.code).to_string();
-        headers.insert("Nats-Service-Error-Code", status.as_str());
-        let body = ErrorBody { error: refusal.clone() };
-        self.respond(codec::encode(self.accept, &body), headers).await;
+        let (body, headers) = refusal_parts(self.accept, refusal);
+        self.respond(body, headers).await;
     }
 
     /// One of many answers; `reply` is where its reader may acknowledge it.
@@ -188,9 +184,4 @@ impl Asked {
             tracing::warn!(subject = %self.subject, %error, "an answer could not be sent");
         }
     }
-}
-
-/// A header is one line of printable text.
-fn header_text(message: &str) -> String {
-    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
 }
