@@ -4,9 +4,11 @@
 //! ([`protocol`]); the keeper ([`keeper_main`]) is a process of its own that outlives it. Works, owners and
 //! tasks are opaque labels to both.
 
+mod agent;
 mod keeper;
 pub mod protocol;
 mod socket;
 
+pub use agent::{Agent, Error, Held, Lend, LendError, Settings, look, start};
 pub use keeper::{Error as KeeperError, keeper_main};
 pub use socket::{connect, dial, listen};
