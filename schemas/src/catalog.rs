@@ -1002,6 +1002,9 @@ mod tests {
             show(Encoding::MsgPack, b"\x82\x01\xc4\x01\xff\xa1b\xd4\x05\x07"),
             serde_json::json!({"1": {"base64": "/w=="}, "b": {"ext": 5, "bytes": "\u{7}"}})
         );
+        // A map for a key is shown as its bytes: as text it would grow with each level.
+        let deep = [vec![0x81; 60], vec![0xc0; 61]].concat();
+        assert!(show(Encoding::MsgPack, &deep)["base64"].is_string());
         assert_eq!(show(Encoding::MsgPack, b"\x01\x02"), serde_json::json!("\u{1}\u{2}"));
         let frames = b"\x81\xa6frames\x90";
         let out = "lh.out.owner.0198f0c2-7b5e-7cc3-98c4-dc0c0c07398f.stdout.m4";

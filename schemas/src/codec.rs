@@ -10,6 +10,10 @@ use crate::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// The only spelling of the header's value that means MessagePack.
 pub const MSGPACK: &str = "application/msgpack";
@@ -65,7 +69,7 @@ pub fn encode<T: Serialize>(encoding: Encoding, message: &T) -> Vec<u8> {
 
 /// Reads a message and passes over fields that are not known.
 pub fn decode<T: DeserializeOwned>(encoding: Encoding, bytes: &[u8]) -> Result<T, Refusal> {
-    read(encoding, bytes, &mut |_| {})
+    read(encoding, bytes, None)
 }
 
 /// Reads what a person wrote: a field that is not known is refused, with the nearest known name.
@@ -80,9 +84,7 @@ pub fn decode_strict<T: DeserializeOwned + JsonSchema>(
         (b"", Encoding::MsgPack) => b"\x80",
         _ => bytes,
     };
-    let message = read(encoding, bytes, &mut |path| {
-        unknown.get_or_insert(path);
-    });
+    let message = read(encoding, bytes, Some(&mut unknown));
     // A misspelt name is also the likeliest reason why the rest made no sense.
     match unknown {
         None => message,
@@ -93,10 +95,14 @@ pub fn decode_strict<T: DeserializeOwned + JsonSchema>(
 fn read<T: DeserializeOwned>(
     encoding: Encoding,
     bytes: &[u8],
-    ignored: &mut dyn FnMut(String),
+    mut first_unknown: Option<&mut Option<String>>,
 ) -> Result<T, Refusal> {
     let mut track = serde_path_to_error::Track::new();
-    let mut note = |path: serde_ignored::Path<'_>| ignored(plain_path(&path.to_string()));
+    let mut note = |path: serde_ignored::Path<'_>| {
+        if let Some(unknown @ None) = first_unknown.as_deref_mut() {
+            *unknown = Some(plain_path(&path.to_string()));
+        }
+    };
     let result = match encoding {
         Encoding::Json => {
             let mut d = serde_json::Deserializer::from_slice(bytes);
@@ -185,15 +191,24 @@ fn unknown_field<T: JsonSchema>(path: &str) -> Refusal {
         None => ("", path),
     };
     let shown: String = field.chars().take(80).collect();
-    let known = known_fields(&schemars::schema_for!(T).to_value(), parent);
+    let known = known_fields(&schema_of::<T>(), parent);
     let at = if parent.is_empty() { String::new() } else { format!(" in `{parent}`") };
-    let refusal = Refusal::new(code::UNKNOWN_FIELD, format!("there is no field `{shown}`{at}"))
-        .field(path.chars().take(300).collect::<String>());
+    let refusal =
+        Refusal::new(code::UNKNOWN_FIELD, format!("there is no field `{shown}`{at}")).field(path);
     match nearest(field, known.iter().map(String::as_str)) {
         Some(near) => refusal.hint(format!("did you mean `{near}`?")),
         None if known.is_empty() => refusal,
         None => refusal.hint(format!("there are: {}", known.join(", "))),
     }
+}
+
+/// The JSON Schema of a type. Made once: whoever sends nonsense by the thousand must not be answered
+/// with work by the thousand.
+fn schema_of<T: JsonSchema>() -> Arc<Value> {
+    static MADE: Mutex<BTreeMap<&str, Arc<Value>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let make = || Arc::new(schemars::schema_for!(T).to_value());
+    made.entry(std::any::type_name::<T>()).or_insert_with(make).clone()
 }
 
 /// The names of the fields at a path, by the JSON Schema.

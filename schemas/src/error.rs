@@ -26,23 +26,38 @@ pub struct Refusal {
     pub field: Option<String>,
 }
 
+/// Longest message and hint, in characters. What was wrong may be a megabyte long, and the answer
+/// must still fit into one message.
+const LONGEST_MESSAGE: usize = 1000;
+/// Longest path of a field, in characters.
+const LONGEST_FIELD: usize = 300;
+
+fn shortened(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 impl Refusal {
     /// A refusal with a code of [`code`] and a sentence.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), hint: None, field: None }
+        let message = shortened(message.into(), LONGEST_MESSAGE);
+        Self { code: code.into(), message, hint: None, field: None }
     }
 
     /// Adds the next step.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(shortened(hint.into(), LONGEST_MESSAGE));
         self
     }
 
     /// Adds the path of the field.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.field = Some(shortened(field.into(), LONGEST_FIELD));
         self
     }
 }

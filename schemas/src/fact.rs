@@ -81,7 +81,7 @@ macro_rules! kinds {
             pub fn from_json(kind: &str, body: &[u8]) -> Result<Fact, FactError> {
                 let malformed = |error: serde_json::Error| FactError::Malformed {
                     kind: kind.chars().take(40).collect(),
-                    error: error.to_string(),
+                    error: error.to_string().chars().take(300).collect(),
                 };
                 match kind {
                     $($kind => serde_json::from_slice::<$body>(body)

@@ -108,7 +108,11 @@ impl<'de> Visitor<'de> for Any {
         while let Some((key, value)) = map.next_entry::<Loose, Loose>()? {
             let key = match key.0 {
                 Value::String(text) => text,
-                other => other.to_string(),
+                // As text each level would double the quotes of the one within.
+                Value::Array(_) | Value::Object(_) => {
+                    return Err(A::Error::custom("a key that is a list or a map"));
+                }
+                plain => plain.to_string(),
             };
             fields.insert(key, value.0);
         }

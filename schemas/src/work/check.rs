@@ -194,8 +194,11 @@ pub fn too_many_items(bytes: usize) -> Refusal {
 
 /// The nearest of `names` to what was written, if one is near.
 pub fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (written.chars().count() / 3).clamp(1, 4);
+    let length = written.chars().count();
+    let allowed = (length / 3).clamp(1, 4);
     names
+        // Also keeps a name of a megabyte from being compared with anything.
+        .filter(|name| name.chars().count().abs_diff(length) <= allowed)
         .map(|name| (strsim::damerau_levenshtein(written, name), name))
         .filter(|(distance, _)| *distance <= allowed)
         .min()
