@@ -40,7 +40,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
 };
 
 /// Names that are tried after the host's own: `-2` to this.
@@ -361,9 +361,9 @@ impl Agent {
         let _ = self.shared.bus.flush().await;
     }
 
-    /// As [`Agent::leave`], in the background; `now` may follow a patient one.
-    pub fn hurry(&self) -> JoinHandle<()> {
+    /// Ends the jobs that [`Agent::leave`] waits for, when it is awaited; taken before that call.
+    pub fn hurry(&self) -> impl Future<Output = ()> + Send + 'static {
         let shared = self.shared.clone();
-        tokio::spawn(async move { shared.tell(ToKeeper::Leave { now: true }).await })
+        async move { shared.tell(ToKeeper::Leave { now: true }).await }
     }
 }
