@@ -6,9 +6,11 @@
 
 mod agent;
 mod keeper;
+mod orphans;
 pub mod protocol;
 mod socket;
 
 pub use agent::{Agent, Error, Held, Lend, LendError, Settings, look, start};
 pub use keeper::{Error as KeeperError, keeper_main};
+pub use orphans::end_keepers;
 pub use socket::{connect, dial, listen};
