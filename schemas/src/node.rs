@@ -8,7 +8,7 @@ use crate::{
     token::{NodeName, PoolName, SiteName},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use std::sync::Arc;
 
 /// `lh.beat.<node>`: every 2 s; alive, and what it has. A node that leaves says so in its last one.
@@ -127,10 +127,17 @@ pub struct NodeView {
     /// When it was last heard.
     pub heard_at: Stamp,
     /// How far its clock is ahead of the scheduler's, when it was last heard.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "finite")]
     pub clock_ahead_s: f64,
     /// Version of its program.
     pub version: String,
+}
+
+/// MessagePack can say numbers that JSON cannot.
+fn finite<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(d)?;
+    let refused = || D::Error::custom(format_args!("{number} is no number of seconds"));
+    if number.is_finite() { Ok(number) } else { Err(refused()) }
 }
 
 /// How a node stands.
