@@ -249,8 +249,16 @@ impl Fold {
     }
 
     /// All works and refused ones of an owner, in the order of acceptance.
-    pub fn of_owner(&self, owner: &OwnerName) -> impl DoubleEndedIterator<Item = (Seq, WorkId)> {
+    pub fn of_owner<'a>(
+        &'a self,
+        owner: &OwnerName,
+    ) -> impl DoubleEndedIterator<Item = (Seq, WorkId)> + use<'a> {
         self.by_owner.get(owner).into_iter().flat_map(|mine| &mine.by_seq).map(|(s, w)| (*s, *w))
+    }
+
+    /// Everybody who has or had a work here.
+    pub fn owners(&self) -> impl Iterator<Item = &OwnerName> {
+        self.by_owner.keys()
     }
 
     /// The works of an owner with exactly this name, in the order of acceptance.
