@@ -21,6 +21,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Pieces that are on their way inside this process.
 const QUEUE: usize = 8;
+/// At the latest after so much a piece is acknowledged; the sender stops at 256 KiB.
+const ACK_AFTER_BYTES: usize = 64 * 1024;
 /// After so much silence the follow is asked anew: its manager may have died without a word.
 const SILENCE: Duration = Duration::from_secs(30);
 /// After the end of the work is known, the rest must come within so much time.
@@ -39,9 +41,12 @@ pub(crate) enum Step {
     Ended(Box<Summary>),
 }
 
-/// Where a piece is acknowledged.
+/// Where a piece is acknowledged, and how large it was.
 #[derive(Debug)]
-pub(crate) struct Ack(Option<String>);
+pub(crate) struct Ack {
+    subject: Option<String>,
+    bytes: usize,
+}
 
 /// A work that is followed; ends when dropped.
 #[derive(Debug)]
@@ -49,6 +54,7 @@ pub(crate) struct Following {
     steps: mpsc::Receiver<anyhow::Result<Step>>,
     bus: Bus,
     task: JoinHandle<()>,
+    unacknowledged_bytes: usize,
 }
 
 impl Following {
@@ -71,7 +77,7 @@ impl Following {
                 let _ = tell.send(Err(error)).await;
             }
         });
-        Self { steps, bus, task }
+        Self { steps, bus, task, unacknowledged_bytes: 0 }
     }
 
     /// The next step; `None` when there is nothing more to follow.
@@ -79,11 +85,17 @@ impl Following {
         self.steps.recv().await.transpose()
     }
 
-    /// A piece has been dealt with.
-    pub(crate) async fn ack(&self, ack: Ack) {
-        if let Ack(Some(subject)) = ack {
-            // A lost acknowledgement is made good by the next one, or by following anew.
-            let _ = self.bus.publish(&subject, Encoding::Json, Vec::new().into()).await;
+    /// A piece has been dealt with, and all before it.
+    pub(crate) async fn ack(&mut self, ack: Ack) {
+        self.unacknowledged_bytes += ack.bytes;
+        // An acknowledgement stands for all before it: when more is waiting here already, it can
+        // wait, too.
+        if self.steps.is_empty() || self.unacknowledged_bytes >= ACK_AFTER_BYTES {
+            self.unacknowledged_bytes = 0;
+            if let Some(subject) = ack.subject {
+                // A lost one is made good by the next, or by following anew.
+                let _ = self.bus.publish(&subject, Encoding::Json, Vec::new().into()).await;
+            }
         }
     }
 }
@@ -200,6 +212,7 @@ impl Driver<'_> {
                 None => Over::Later,
             }));
         }
+        let bytes = message.payload.len();
         let followed: Followed = message.decode().map_err(|refusal| {
             anyhow::Error::from(refusal).context("an answer of the manager cannot be read")
         })?;
@@ -210,7 +223,8 @@ impl Driver<'_> {
         {
             self.ended = Some(summary.clone());
         }
-        let step = Step::Piece(Box::new(followed), Ack(message.reply));
+        let ack = Ack { subject: message.reply, bytes };
+        let step = Step::Piece(Box::new(followed), ack);
         let told = self.tell.send(Ok(step)).await;
         Ok(told.is_err().then_some(Over::Done))
     }

@@ -1,6 +1,6 @@
 //! `longhouse run`: one command on whichever machine has room, as if it ran here.
 
-mod signals;
+pub(crate) mod signals;
 
 use crate::{
     app::App,
@@ -42,8 +42,6 @@ const TELL_AGAIN: Duration = Duration::from_secs(3);
 /// SIGHUP detaches.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
-    #[command(flatten)]
-    job: JobOptions,
     /// Give it our standard input, read whole before it starts, at most 512 KiB
     #[arg(short = 'i', long)]
     stdin: bool,
@@ -53,6 +51,8 @@ pub(crate) struct Run {
     /// The program and its arguments; never handed to a shell
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND", value_hint = clap::ValueHint::CommandWithArguments)]
     pub(crate) argv: Vec<String>,
+    #[command(flatten)]
+    job: JobOptions,
 }
 
 impl Run {

@@ -15,6 +15,7 @@ pub(crate) fn table(heads: &[&str]) -> Table {
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.enforce_styling();
+    table.style_text_only();
     table.set_header(heads.iter().map(|head| Cell::new(head).add_attribute(Attribute::Dim)));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
