@@ -119,14 +119,17 @@ impl Wire {
     }
 }
 
+/// Reads a message in one encoding and writes it in another.
+type Transcode = fn(Encoding, &[u8], Encoding) -> Result<Vec<u8>, Refusal>;
+
 /// What one message looks like: its type, with everything that can be done without knowing it.
 #[derive(Clone, Copy)]
 pub struct Body {
     type_name: fn() -> Cow<'static, str>,
     subschema: fn(&mut SchemaGenerator) -> Schema,
     root: fn(SchemaGenerator) -> Schema,
-    lenient: fn(Encoding, &[u8], Encoding) -> Result<Vec<u8>, Refusal>,
-    strict: fn(Encoding, &[u8], Encoding) -> Result<Vec<u8>, Refusal>,
+    lenient: Transcode,
+    strict: Transcode,
     /// Whether people write it, so that an unknown field is refused.
     pub is_strict: bool,
 }
@@ -687,7 +690,7 @@ pub static STORES: &[Store] = &[
     Store {
         name: "lh-lease",
         is_bucket: true,
-        keeps: "scheduler.<pool>",
+        keeps: "one key a pool",
         what: "Who is the acting scheduler of a pool; a key expires with its lease.",
         value: None,
     },
@@ -697,6 +700,13 @@ pub static STORES: &[Store] = &[
         keeps: "<owner>.<work>",
         what: "The summary of each work, for the curious; written at most once a second.",
         value: Some(Body::said::<Summary>()),
+    },
+    Store {
+        name: "lh-node",
+        is_bucket: true,
+        keeps: "<node>",
+        what: "What is to be remembered of a node beyond its beats.",
+        value: None,
     },
 ];
 
@@ -815,20 +825,47 @@ pub fn schema_names() -> Vec<String> {
 /// The JSON Schema of a message, for people: by its name (`work.submit`, `work.submit.reply`,
 /// `error`), by the name of its type (`Submit`), or by its subject (`lh.work.submit`).
 pub fn schema(name: &str) -> Option<Value> {
-    let (plain, reply) = match name.strip_suffix(".reply") {
-        Some(plain) => (plain, true),
-        None => (name, false),
+    let (entry, is_answer) = match lookup(name)? {
+        Found::Refusal => {
+            let what = "The body of every refusal.";
+            return Some(render::message_schema(REFUSAL, "error", what));
+        }
+        Found::Message(entry) => (entry, false),
+        Found::Answer(entry) => (entry, true),
     };
+    if is_answer { entry.answer_schema() } else { entry.schema() }
+}
+
+/// A message as somebody might say it, by the same names as [`schema`].
+pub fn example(name: &str) -> Option<Value> {
+    match lookup(name)? {
+        Found::Refusal => example::of("error"),
+        Found::Message(entry) => entry.example(),
+        Found::Answer(entry) => entry.answer_example(),
+    }
+}
+
+enum Found {
+    Message(&'static Entry),
+    Answer(&'static Entry),
+    Refusal,
+}
+
+fn lookup(name: &str) -> Option<Found> {
     if name == "error" || name == REFUSAL.type_name() {
-        return Some(render::message_schema(REFUSAL, "error", "The body of every refusal."));
+        return Some(Found::Refusal);
     }
-    if let Some(entry) = find(plain).or_else(|| of_subject(plain)) {
-        return if reply { entry.answer_schema() } else { entry.schema() };
+    let named = |name| find(name).or_else(|| of_subject(name));
+    if let Some(entry) = name.strip_suffix(".reply").and_then(named) {
+        return Some(Found::Answer(entry));
     }
-    let is_named = |body: Option<Body>| body.is_some_and(|body| body.type_name() == name);
+    if let Some(entry) = named(name) {
+        return Some(Found::Message(entry));
+    }
+    let is_type = |body: Option<Body>| body.is_some_and(|body| body.type_name() == name);
     CATALOG.iter().find_map(|entry| match entry {
-        _ if is_named(entry.body) => entry.schema(),
-        _ if is_named(entry.answer.body()) => entry.answer_schema(),
+        _ if is_type(entry.body) => Some(Found::Message(entry)),
+        _ if is_type(entry.answer.body()) => Some(Found::Answer(entry)),
         _ => None,
     })
 }
@@ -1022,7 +1059,10 @@ mod tests {
             assert_eq!(schema(name), submit, "{name}");
         }
         assert_eq!(schema("work.get.reply"), find("work.get").unwrap().answer_schema());
-        assert!(schema_names().iter().all(|name| schema(name).is_some()));
+        for name in schema_names() {
+            assert!(schema(&name).is_some() && example(&name).is_some(), "{name}");
+        }
+        assert_eq!(example("work.get.reply"), find("work.get").unwrap().answer_example());
         assert!(schema("ack").is_none() && schema("no.such").is_none());
         assert_eq!(nearest_schema_name("work.sumbit").as_deref(), Some("work.submit"));
     }

@@ -5,6 +5,8 @@
 //! The inputs follow from a seed, which a failure prints. `LONGHOUSE_FUZZ_SEED` and
 //! `LONGHOUSE_FUZZ_INPUTS` (both numbers) try others, and more of them.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at what should not be")]
+
 use schemas::{
     catalog::{self, Body, CATALOG, REFUSAL},
     codec::{self, Encoding},

@@ -1,5 +1,7 @@
 //! What is made from the catalogue is committed, and as fresh as the catalogue.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at what should not be")]
+
 use schemas::catalog::{Answer, CATALOG, render};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, path::Path};

@@ -109,7 +109,11 @@ fn subjects() -> String {
             format!("{} A value holds a `{}`.", store.what, value.type_name())
         });
         let is = if store.is_bucket { "bucket of keys" } else { "stream" };
-        let _ = writeln!(out, "| `{}` | {is} | `{}` | {what} |", store.name, store.keeps);
+        let keeps = match store.keeps.contains(' ') {
+            true => store.keeps.to_owned(),
+            false => format!("`{}`", store.keeps),
+        };
+        let _ = writeln!(out, "| `{}` | {is} | {keeps} | {what} |", store.name);
     }
     out.push_str("\n## Refusals\n\nIn the place of any answer: ");
     let _ = writeln!(out, "{}. The codes are never renamed.\n", link("error", REFUSAL));
