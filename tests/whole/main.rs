@@ -2,5 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may panic and look around")]
 
+mod bad_input;
+mod clients;
 mod first_light;
 mod house;
+mod recipes;
