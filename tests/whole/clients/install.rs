@@ -23,10 +23,11 @@ pub(crate) fn python() -> PathBuf {
     installed(&name, |folder| {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-            .args(["--no-warn-script-location", "--root-user-action=ignore", "--target"])
+            .args(["--no-warn-script-location", "--target"])
             .arg(folder)
             .args(PYTHON)
-            .env("PIP_USER", "0");
+            .env("PIP_USER", "0")
+            .env("PIP_ROOT_USER_ACTION", "ignore");
         done(&mut pip)
     })
     .unwrap_or_else(|error| panic!("the Python client could not be installed: {error}"))
