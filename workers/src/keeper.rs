@@ -181,6 +181,7 @@ impl Keeper {
     fn begin(folder: &Path) -> Result<Self, Error> {
         // Not a leader yet: it was started into the worker's group a moment ago. If it is one, good.
         let _ = rustix::process::setsid();
+        spawn::close_inherited_in_children();
         #[cfg(target_os = "linux")]
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|e| Error::System("it cannot be the reaper of its jobs", e.into()))?;
@@ -738,6 +739,7 @@ impl Keeper {
         tracing::info!("keeper ends in order");
         tree::kill_all_orphans();
         let _ = fs::remove_file(self.folder.join("keeper.json"));
+        self.put(&FromKeeper::State(self.core.state(clock::now())));
         self.put(&FromKeeper::Left);
         if let Some(link) = &mut self.link {
             link.flush_wholly();

@@ -19,7 +19,8 @@ pub fn end_keepers(dir: &Path, now: bool, say: &dyn Fn(&str)) -> io::Result<Vec<
     let mut ended = Vec::new();
     for entry in entries {
         let entry = entry?;
-        let Some(node) = entry.file_name().to_str().and_then(|name| NodeName::new(name).ok()) else {
+        let Some(node) = entry.file_name().to_str().and_then(|name| NodeName::new(name).ok())
+        else {
             continue;
         };
         if end_keeper(&entry.path(), &node, now, say).map_err(io::Error::other)? {

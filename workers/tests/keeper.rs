@@ -5,6 +5,10 @@
 mod desk;
 #[path = "keeper/jobs.rs"]
 mod jobs;
+#[path = "keeper/lives.rs"]
+mod lives;
+#[path = "keeper/speed.rs"]
+mod speed;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -15,5 +19,6 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::try_from(workers::keeper_main(&rest)).unwrap_or(1));
     }
     let args = libtest_mimic::Arguments::from_args();
-    libtest_mimic::run(&args, jobs::all()).exit_code()
+    let trials = jobs::all().into_iter().chain(lives::all()).chain(speed::all()).collect();
+    libtest_mimic::run(&args, trials).exit_code()
 }

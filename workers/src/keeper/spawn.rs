@@ -95,6 +95,19 @@ pub(crate) fn reap(pid: i32) -> io::Result<Option<Exit>> {
     }))
 }
 
+/// Marks every descriptor but 0, 1 and 2 to be closed in children: whoever started the keeper may have left
+/// some open that jobs have nothing to do with.
+pub(crate) fn close_inherited_in_children() {
+    let folder = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
+    let open = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for fd in open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        if fd > 2 {
+            // SAFETY: it sets a flag of a descriptor of this process, or fails where it is closed.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }

@@ -36,6 +36,7 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    #[cfg(test)]
     /// The offset behind it.
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.gap.unwrap_or(self.bytes.len() as u64)

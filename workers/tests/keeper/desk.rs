@@ -6,7 +6,7 @@ use schemas::{
     blob::Blob,
     codec::{Encoding, encode},
     id::{InstanceId, WorkId},
-    indices::{Index, Indices},
+    indices::Indices,
     job::{
         Ask, Became, HeldAnswer, HeldRequest, JobBatch, JobRef, JobSpec, JobsAnswer, JobsRequest,
         Pair, ReadRequest, StopRequest, StopWhy,
@@ -125,7 +125,7 @@ impl House {
     }
 }
 
-fn start(folder: &Path) -> Child {
+pub(crate) fn start(folder: &Path) -> Child {
     let mut keeper = Command::new(std::env::current_exe().unwrap())
         .arg("keeper")
         .arg(folder)
@@ -146,7 +146,6 @@ fn start(folder: &Path) -> Child {
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) stream: String,
-    pub(crate) index: Index,
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<u8>,
     pub(crate) gap: Option<u64>,
@@ -198,7 +197,6 @@ impl Desk {
                 let frames: Frames = schemas::codec::decode(Encoding::MsgPack, &payload.0).unwrap();
                 self.frames.extend(frames.frames.into_iter().map(|f| Seen {
                     stream: stream.to_string(),
-                    index: f.index,
                     offset: f.offset,
                     bytes: f.bytes.0.to_vec(),
                     gap: f.gap,
@@ -300,6 +298,18 @@ impl Desk {
         self.ending()
     }
 
+    /// As [`Desk::run`], where other reports may come before it.
+    pub(crate) fn run_after(&mut self, batch: JobBatch) -> Ending {
+        let jobs = batch.all();
+        self.start(batch);
+        self.until(|desk| desk.reports.iter().any(|r| r.entry.jobs == jobs));
+        let at = self.reports.iter().position(|r| r.entry.jobs == jobs).unwrap();
+        match self.reports.remove(at).entry.became {
+            Became::Ended(ending) => *ending,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// What has come of a stream, put together; whether a byte came twice.
     pub(crate) fn heard(&self, stream: &str) -> (Vec<u8>, bool) {
         let (mut all, mut twice) = (Vec::new(), false);
@@ -376,7 +386,7 @@ impl Change for JobBatch {
     }
 }
 
-#[expect(dead_code, reason = "used by some")]
+/// A card without a name.
 pub(crate) fn card(index: u32, vram_mib: u64) -> Card {
     Card { index, vram_mib, ..Card::default() }
 }
