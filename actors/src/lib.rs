@@ -1,3 +1,5 @@
 //! Who decides and who serves: the manager and the scheduler, and the fold over facts they share.
 
 pub mod journal;
+pub mod manager;
+pub mod scheduler;
