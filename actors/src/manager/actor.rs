@@ -180,7 +180,7 @@ enum Msg {
 
 enum Open {
     /// The permit bounds what is open.
-    Request(Asked, OwnedSemaphorePermit),
+    Request(Box<Asked>, OwnedSemaphorePermit),
     Inbox(Box<InboxMessage>),
 }
 
@@ -229,8 +229,7 @@ impl Actor for Manager {
         let mut journals = BTreeMap::new();
         for pool in &hub.settings.pools {
             let tail = Some(tokio::spawn(tail(hub.bus.clone(), me.clone(), pool.clone(), 0)));
-            journals
-                .insert(pool.clone(), Journal { turn: 0, whole: false, last: None, tail });
+            journals.insert(pool.clone(), Journal { turn: 0, whole: false, last: None, tail });
         }
         let ears = vec![tokio::spawn(watch_connection(hub.bus.clone(), me.clone()))];
         me.send_interval(TICK, || Msg::Tick);
@@ -292,7 +291,7 @@ impl State {
                 Ok((caller, request)) => {
                     self.next_ticket += 1;
                     let ticket = self.next_ticket;
-                    self.open.insert(ticket, Open::Request(asked, permit));
+                    self.open.insert(ticket, Open::Request(Box::new(asked), permit));
                     let fresh = uuid::Uuid::now_v7();
                     self.step(me, Event::Asked { ticket, caller, request, fresh }).await;
                 }
@@ -305,7 +304,7 @@ impl State {
             tracing::warn!(subject = message.subject, "a message of the inbox from nobody");
             return message.acknowledge().await;
         };
-        let submit = schemas::codec::decode_strict(message.encoding, &message.payload);
+        let submit = ingress::strict(message.encoding, &message.payload);
         if let Err(refusal) = &submit {
             tracing::warn!(%caller, seq = message.seq, why = refusal.message, "the inbox holds no work");
         }
@@ -485,7 +484,9 @@ impl State {
                     drop(permit);
                 });
             }
-            Action::Collect { ticket, pool, plan, run } => self.collect(ticket, pool, plan, run).await,
+            Action::Collect { ticket, pool, plan, run } => {
+                self.collect(ticket, pool, plan, run).await
+            }
             Action::Follow { ticket, caller, pool, work, follow } => {
                 let Some(Open::Request(asked, permit)) = self.open.remove(&ticket) else { return };
                 let (hub, me) = (self.hub.clone(), me.clone());
@@ -589,7 +590,9 @@ impl State {
         let Some(Open::Request(asked, permit)) = self.open.remove(&ticket) else { return };
         let Ok(turn) = self.collecting.clone().try_acquire_owned() else {
             let message = format!("{COLLECTING} pages are being put together already");
-            return asked.refuse(&Refusal::new(code::BUSY, message).hint("ask again in a moment")).await;
+            return asked
+                .refuse(&Refusal::new(code::BUSY, message).hint("ask again in a moment"))
+                .await;
         };
         let hub = self.hub.clone();
         self.helpers.spawn(async move {

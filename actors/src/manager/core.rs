@@ -14,8 +14,8 @@ mod look;
 mod submit;
 
 use super::results::Plan;
-pub(crate) use look::{bad_cursor, unknown_task};
 use crate::{journal::Fold, scheduler::place::Offer};
+pub(crate) use look::{bad_cursor, unknown_task};
 use schemas::{
     error::{Refusal, code},
     fact::Fact,
@@ -365,6 +365,8 @@ pub(crate) struct Core {
     writes: BTreeMap<Write, Purpose>,
     submits: BTreeMap<WorkId, Vec<submit::Submitting>>,
     growing: BTreeMap<WorkId, grow::Growing>,
+    /// Those of them with a write that the fold does not show yet.
+    growing_now: BTreeSet<WorkId>,
     changing: Vec<(PoolName, Seq, change::Changing)>,
     behind: BTreeMap<u64, Behind>,
     held: BTreeMap<Ticket, Held>,
@@ -389,6 +391,7 @@ impl Core {
             writes: BTreeMap::new(),
             submits: BTreeMap::new(),
             growing: BTreeMap::new(),
+            growing_now: BTreeSet::new(),
             changing: Vec::new(),
             behind: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -455,8 +458,7 @@ impl Core {
         if self.stopping {
             return self.refuse(ticket, not_ready("the manager is stopping"));
         }
-        let behind =
-            Behind { ticket, caller, request, fresh, since: self.now.at, ends: None };
+        let behind = Behind { ticket, caller, request, fresh, since: self.now.at, ends: None };
         self.look_at(behind, false);
     }
 
@@ -512,9 +514,10 @@ impl Core {
             .iter()
             .filter(|(_, behind)| {
                 let late = self.now.at.since(behind.since) >= PATIENCE_MS;
-                late || behind.ends.as_ref().is_some_and(|ends| {
-                    ends.iter().all(|(pool, end)| self.seen(pool) >= *end)
-                })
+                late || behind
+                    .ends
+                    .as_ref()
+                    .is_some_and(|ends| ends.iter().all(|(pool, end)| self.seen(pool) >= *end))
             })
             .map(|(check, _)| *check)
             .collect();
@@ -736,12 +739,9 @@ impl Core {
                         .find(|(t, n, node, _)| (*t, *n, node) == (at, last.attempt, &last.node));
                     match known {
                         Some((_, _, _, indices)) => indices.insert_span(a, b),
-                        None => former.push((
-                            at,
-                            last.attempt,
-                            last.node.clone(),
-                            Indices::span(a, b),
-                        )),
+                        None => {
+                            former.push((at, last.attempt, last.node.clone(), Indices::span(a, b)))
+                        }
                     }
                 }
             }
@@ -812,13 +812,13 @@ fn not_ready(message: &str) -> Refusal {
 /// What a write that failed is answered with.
 fn write_refusal(error: &WriteError) -> Refusal {
     match error {
-        WriteError::Full(why) => Refusal::new(
-            code::DISK_FULL,
-            format!("there is no room to store it: {why}"),
-        )
-        .hint("nothing was changed; remove old works, or give the house's store more room"),
-        WriteError::Conflict => Refusal::new(code::NOT_STORED, "something else was stored first")
-            .hint("ask again"),
+        WriteError::Full(why) => {
+            Refusal::new(code::DISK_FULL, format!("there is no room to store it: {why}"))
+                .hint("nothing was changed; remove old works, or give the house's store more room")
+        }
+        WriteError::Conflict => {
+            Refusal::new(code::NOT_STORED, "something else was stored first").hint("ask again")
+        }
         WriteError::Unknown(why) => {
             Refusal::new(code::NOT_STORED, format!("nobody said that it is stored: {why}"))
                 .hint("it may be stored; ask again with the same id, which does it at most once")

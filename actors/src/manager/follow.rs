@@ -54,7 +54,8 @@ impl FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let parts: Vec<u64> = text.split('.').map(str::parse).collect::<Result<_, _>>().map_err(|_| ())?;
+        let parts: Vec<u64> =
+            text.split('.').map(str::parse).collect::<Result<_, _>>().map_err(|_| ())?;
         let [fact, slot, out, frame, byte] = parts.try_into().map_err(|_| ())?;
         Ok(Self { fact, slot, out, frame, byte })
     }
@@ -476,7 +477,10 @@ impl Following {
 
 /// One entry of a fact: whose it is, and its body. Facts without entries are one.
 fn entry(fact: &Fact, n: usize) -> Option<(WorkId, Box<dyn FnOnce() -> Value + '_>)> {
-    fn of<T: serde::Serialize>(work: WorkId, body: &T) -> (WorkId, Box<dyn FnOnce() -> Value + '_>) {
+    fn of<T: serde::Serialize>(
+        work: WorkId,
+        body: &T,
+    ) -> (WorkId, Box<dyn FnOnce() -> Value + '_>) {
         (work, Box::new(move || serde_json::to_value(body).unwrap_or(Value::Null)))
     }
     macro_rules! whole {

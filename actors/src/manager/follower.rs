@@ -246,21 +246,7 @@ impl Follower {
     /// Reads the next fact, if there is one.
     async fn read_fact(&mut self) -> Result<(), bus::Error> {
         while self.fact.is_none() {
-            let last = self.state.last_fact();
-            let next = {
-                let core = self.hub.core();
-                let fold = core.fold(&self.pool);
-                match fold.and_then(|fold| fold.work(self.work)) {
-                    Some(work) => {
-                        let at = work.facts.partition_point(|seq| *seq <= last);
-                        work.facts.get(at).copied()
-                    }
-                    None => fold
-                        .and_then(|fold| fold.refused(self.work))
-                        .map(|refused| refused.seq)
-                        .filter(|seq| *seq > last),
-                }
-            };
+            let (next, _) = self.next_fact();
             let Some(seq) = next else { return Ok(()) };
             match self.hub.fact(&self.pool, seq).await? {
                 Some(read) => self.fact = Some((seq, read)),
@@ -291,10 +277,8 @@ impl Follower {
             self.hub.count_garbage(&stored.subject, "that node was not given this attempt");
         }
         let mut judged = judged.into_iter();
-        let frames: Vec<(Frame, bool)> = frames
-            .into_iter()
-            .map(|frame| (frame, judged.next() == Some(Judged::Its)))
-            .collect();
+        let frames: Vec<(Frame, bool)> =
+            frames.into_iter().map(|frame| (frame, judged.next() == Some(Judged::Its))).collect();
         let old = bus::clock::wall().0.saturating_sub(stored.at.0) >= OLD_MS;
         Ok(Some(self.state.frames(stored.seq, (&out.stream, &out.node), frames, old)))
     }
@@ -336,8 +320,12 @@ impl Follower {
             self.caught_up = false;
             return Ok(false);
         }
-        let mut until_s = self.hub.settings.probe_s.ms;
-        if let Some(ended_at) = self.ended_at() {
+        let (next, ended_at) = self.next_fact();
+        if next.is_some() {
+            return Ok(false);
+        }
+        let mut until_ms = self.hub.settings.probe_s.ms;
+        if let Some(ended_at) = ended_at {
             let grace = self.hub.settings.output_grace_s.ms;
             let waited = bus::clock::wall().0.saturating_sub(ended_at);
             let give_up = waited >= grace;
@@ -355,10 +343,10 @@ impl Follower {
                     return Ok(true);
                 }
             }
-            until_s = until_s.min(grace.saturating_sub(waited).max(1));
+            until_ms = until_ms.min(grace.saturating_sub(waited).max(1));
         }
         if self.paces {
-            until_s = until_s.min(self.hub.settings.read_every_s.ms);
+            until_ms = until_ms.min(self.hub.settings.read_every_s.ms);
         }
         let mut connection = self.bulk.connection();
         let mut stopping = self.stopping.clone();
@@ -373,7 +361,7 @@ impl Follower {
             ack = self.ears.acks.recv() => self.take_ack(ack)?,
             _ = connection.changed() => self.check_connection()?,
             () = stopped(&mut stopping) => return Err(Over::Stopping),
-            () = tokio::time::sleep(Duration::from_millis(until_s.max(1))) => {}
+            () = tokio::time::sleep(Duration::from_millis(until_ms.max(1))) => {}
         }
         self.tell_readers_again();
         self.probe().await?;
@@ -410,20 +398,26 @@ impl Follower {
     fn kept_half(&self, task: &TaskName) -> u64 {
         let core = self.hub.core();
         let work = core.fold(&self.pool).and_then(|fold| fold.work(self.work));
-        let limit_mib = work.and_then(|work| work.task(task)).map_or(0, |t| t.spec.output.limit_mib);
+        let limit_mib =
+            work.and_then(|work| work.task(task)).map_or(0, |t| t.spec.output.limit_mib);
         let half = limit_mib.saturating_mul(1024 * 1024) / 2;
         half.saturating_sub(HALF_SLACK.min(half / 2))
     }
 
-    fn ended_at(&self) -> Option<u64> {
+    /// The next message of the journal about the work, and when it ended: seen at one moment, or
+    /// an end might be believed of which nothing was said.
+    fn next_fact(&self) -> (Option<Seq>, Option<u64>) {
+        let last = self.state.last_fact();
         let core = self.hub.core();
-        let fold = core.fold(&self.pool)?;
-        match fold.work(self.work) {
-            Some(work) if work.state.is_ended() => work.ended_at.map(|at| at.0),
-            Some(_) => None,
-            // A refused one; or one that is gone.
-            None => Some(0),
+        let Some(fold) = core.fold(&self.pool) else { return (None, Some(0)) };
+        if let Some(work) = fold.work(self.work) {
+            let at = work.facts.partition_point(|seq| *seq <= last);
+            let ended = work.state.is_ended().then(|| work.ended_at.map_or(0, |at| at.0));
+            return (work.facts.get(at).copied(), ended);
         }
+        // A refused one; or one that is gone.
+        let refused = fold.refused(self.work).map(|refused| refused.seq);
+        (refused.filter(|seq| *seq > last), Some(0))
     }
 
     /// Says one thing, when he has read enough of what came before.
@@ -437,12 +431,8 @@ impl Follower {
             What::Output(output, node) => {
                 if self.paces {
                     let length = output.gap.unwrap_or(output.bytes.len() as u64);
-                    let key = (
-                        output.task.clone(),
-                        output.index,
-                        output.attempt,
-                        output.stream.clone(),
-                    );
+                    let key =
+                        (output.task.clone(), output.index, output.attempt, output.stream.clone());
                     let bytes = output.bytes.len() as u64;
                     ends = Some(Sent { n: 0, key, node, end: output.offset + length, bytes, out });
                 }

@@ -201,9 +201,7 @@ impl Hub {
             !std::mem::replace(&mut seats.tailing, true)
         };
         let ears = Ears { output, acks, seat, session, hub: self.clone() };
-        if start
-            && let Err(error) = self.start_tail().await
-        {
+        if start && let Err(error) = self.start_tail().await {
             locked(&self.seats).tailing = false;
             return Err(error);
         }

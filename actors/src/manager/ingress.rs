@@ -27,17 +27,17 @@ pub(crate) fn address(subject: &str) -> Result<(&str, CallerName), Refusal> {
 /// Reads a request, strictly.
 pub(crate) fn request(verb: &str, encoding: Encoding, bytes: &[u8]) -> Result<Request, Refusal> {
     Ok(match verb {
-        "submit" => Request::Submit(decode_strict(encoding, bytes).map(Box::new)?),
-        "run" => Request::Run(decode_strict(encoding, bytes).map(Box::new)?),
-        "append" => Request::Append(decode_strict(encoding, bytes).map(Box::new)?),
-        "close" => Request::Close(decode_strict(encoding, bytes)?),
-        "get" => Request::Get(decode_strict(encoding, bytes)?),
-        "list" => Request::List(decode_strict(encoding, bytes)?),
-        "results" => Request::Results(decode_strict(encoding, bytes)?),
-        "cancel" => Request::Cancel(decode_strict(encoding, bytes)?),
-        "retry" => Request::Retry(decode_strict(encoding, bytes)?),
-        "wait" => Request::Wait(decode_strict(encoding, bytes)?),
-        "follow" => Request::Follow(decode_strict(encoding, bytes)?),
+        "submit" => Request::Submit(strict(encoding, bytes).map(Box::new)?),
+        "run" => Request::Run(strict(encoding, bytes).map(Box::new)?),
+        "append" => Request::Append(strict(encoding, bytes).map(Box::new)?),
+        "close" => Request::Close(strict(encoding, bytes)?),
+        "get" => Request::Get(strict(encoding, bytes)?),
+        "list" => Request::List(strict(encoding, bytes)?),
+        "results" => Request::Results(strict(encoding, bytes)?),
+        "cancel" => Request::Cancel(strict(encoding, bytes)?),
+        "retry" => Request::Retry(strict(encoding, bytes)?),
+        "wait" => Request::Wait(strict(encoding, bytes)?),
+        "follow" => Request::Follow(strict(encoding, bytes)?),
         other => {
             let message = format!("there is no request `{other}`");
             let refusal = Refusal::new(code::UNKNOWN_VERB, message);
@@ -47,6 +47,27 @@ pub(crate) fn request(verb: &str, encoding: Encoding, bytes: &[u8]) -> Result<Re
             });
         }
     })
+}
+
+/// Reads one object, strictly. Fields without names would be taken for whatever stands first.
+pub(crate) fn strict<T>(encoding: Encoding, bytes: &[u8]) -> Result<T, Refusal>
+where
+    T: serde::de::DeserializeOwned + schemars::JsonSchema,
+{
+    let first = match encoding {
+        Encoding::Json => bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace()),
+        Encoding::MsgPack => bytes.first().copied(),
+    };
+    let named = match (encoding, first) {
+        (_, None) => true,
+        (Encoding::Json, Some(byte)) => byte != b'[',
+        (Encoding::MsgPack, Some(byte)) => !matches!(byte, 0x90..=0x9f | 0xdc | 0xdd),
+    };
+    if named {
+        return decode_strict(encoding, bytes);
+    }
+    let message = format!("a list came, not one object (read as {})", encoding.name());
+    Err(Refusal::new(code::MALFORMED, message).hint("every field has its name"))
 }
 
 /// The id of a message of the inbox that brings none: the same whoever reads it and how often.

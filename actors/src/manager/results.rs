@@ -81,9 +81,10 @@ pub(crate) fn plan(work: &Work, asked: &Results, max_bytes: usize) -> Result<Pla
     };
     let only = match &asked.task {
         None => None,
-        Some(name) => Some(work.task_at(name).ok_or_else(|| {
-            unknown_task(name, work.tasks.iter().map(|task| &task.spec.name))
-        })?),
+        Some(name) => Some(
+            work.task_at(name)
+                .ok_or_else(|| unknown_task(name, work.tasks.iter().map(|task| &task.spec.name)))?,
+        ),
     };
     let limit = asked.limit.unwrap_or(DEFAULT).clamp(1, MOST) as usize;
     let mut plan = Plan::new(work.id, limit, max_bytes);

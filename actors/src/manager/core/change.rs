@@ -43,7 +43,10 @@ impl Core {
         let round = change.round.unwrap_or(folded.round);
         // Said again, or cancelled already: it holds, and is answered so.
         let holds = folded.knows(request)
-            || (!retry && folded.is_stopping() && round == folded.round && !folded.state.is_ended());
+            || (!retry
+                && folded.is_stopping()
+                && round == folded.round
+                && !folded.state.is_ended());
         if holds {
             let summary = self.summary(work).ok_or_else(|| gone(work))?;
             self.got(ticket, summary);
@@ -101,7 +104,8 @@ impl Core {
             // Something else came first; a second cancel finds what it wanted.
             Some(folded) if !retry && folded.is_stopping() && folded.round == round => None,
             Some(folded) => Some(may_change(folded, round, retry).err().unwrap_or_else(|| {
-                Refusal::new(code::WRONG_ROUND, "something else was changed first").hint("ask again")
+                Refusal::new(code::WRONG_ROUND, "something else was changed first")
+                    .hint("ask again")
             })),
         };
         match (refusal, self.summary(work)) {

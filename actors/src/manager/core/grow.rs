@@ -1,9 +1,7 @@
 //! Parts of open works, one after another: each is written, and the next one's turn comes when the
 //! fold shows it.
 
-use super::{
-    Action, Answer, Core, PATIENCE_MS, Purpose, Ticket, WriteError, write_refusal,
-};
+use super::{Action, Answer, Core, PATIENCE_MS, Purpose, Ticket, WriteError, write_refusal};
 use crate::journal::Work;
 use schemas::{
     error::{Refusal, code},
@@ -76,9 +74,9 @@ impl Core {
     ) -> Result<(), Refusal> {
         let work = self.resolve(caller, &append.work)?;
         if append.part == 0 {
-            return Err(Refusal::new(code::INVALID, "`part` is 0").field("part").hint(
-                "parts count from 1",
-            ));
+            return Err(Refusal::new(code::INVALID, "`part` is 0")
+                .field("part")
+                .hint("parts count from 1"));
         }
         self.queue(ticket, work, Step::Append(Box::new(append.clone())), caught_up)
     }
@@ -108,7 +106,8 @@ impl Core {
         if growing.busy.is_some() {
             if growing.queue.len() >= most {
                 let message = format!("{most} parts of this work wait for their turn already");
-                return Err(Refusal::new(code::BUSY, message).hint("send the next part when one is answered"));
+                return Err(Refusal::new(code::BUSY, message)
+                    .hint("send the next part when one is answered"));
             }
             growing.queue.push_back((ticket, step));
             return Ok(());
@@ -135,12 +134,7 @@ impl Core {
         }
     }
 
-    fn take_step(
-        &mut self,
-        ticket: Ticket,
-        work: WorkId,
-        step: Step,
-    ) -> Result<(), Refusal> {
+    fn take_step(&mut self, ticket: Ticket, work: WorkId, step: Step) -> Result<(), Refusal> {
         let growing = self.growing.get(&work).ok_or_else(|| not_open(work))?;
         let pool = growing.pool.clone();
         let folded = self.pools[&pool].fold.work(work).ok_or_else(|| not_open(work))?;
@@ -176,6 +170,7 @@ impl Core {
         }
         let busy = Busy { ticket, step, stored: None, since: self.now.at };
         self.growing.get_mut(&work).expect("it was just looked up").busy = Some(busy);
+        self.growing_now.insert(work);
         self.write(Purpose::Grow(work), subject, body, false);
         Ok(())
     }
@@ -192,6 +187,7 @@ impl Core {
             }
             Err(error) => {
                 if let Some(busy) = growing.busy.take() {
+                    self.growing_now.remove(&work);
                     self.refuse(busy.ticket, write_refusal(&error));
                 }
                 self.next_steps(work);
@@ -202,24 +198,21 @@ impl Core {
     /// The fold of a pool has come further: what it shows now is answered.
     pub(super) fn growth_shown(&mut self, pool: &PoolName) {
         let seen = self.seen(pool);
-        let shown: Vec<WorkId> = self
-            .growing
-            .iter()
-            .filter(|(_, g)| g.pool == *pool)
-            .filter(|(_, g)| {
-                g.busy.as_ref().and_then(|busy| busy.stored).is_some_and(|seq| seq <= seen)
-            })
-            .map(|(work, _)| *work)
-            .collect();
+        let is_shown = |work: &&WorkId| {
+            let growing = self.growing.get(work).filter(|growing| growing.pool == *pool);
+            let stored = growing.and_then(|growing| growing.busy.as_ref()?.stored);
+            stored.is_some_and(|seq| seq <= seen)
+        };
+        let shown: Vec<WorkId> = self.growing_now.iter().filter(is_shown).copied().collect();
         for work in shown {
             let growing = self.growing.get_mut(&work).expect("it was just found");
             let Some(busy) = growing.busy.take() else { continue };
+            self.growing_now.remove(&work);
             match busy.step {
                 Step::Append(append) => self.part_shown(busy.ticket, work, append, busy.stored),
                 Step::Close(parts) => {
                     let folded = self.pools[pool].fold.work(work);
-                    let closed = folded
-                        .is_some_and(|f| !f.open && !f.expired && f.parts == parts);
+                    let closed = folded.is_some_and(|f| !f.open && !f.expired && f.parts == parts);
                     match self.summary(work) {
                         Some(summary) if closed => self.got(busy.ticket, summary),
                         _ => self.refuse(busy.ticket, not_open(work)),
@@ -261,9 +254,8 @@ impl Core {
             let message = format!("part {} is known, but can no longer be compared", append.part);
             return self.refuse(ticket, Refusal::new(code::PART_TAKEN, message).field("part"));
         };
-        let same = known.part == append.part
-            && known.tasks == append.tasks
-            && known.items == append.items;
+        let same =
+            known.part == append.part && known.tasks == append.tasks && known.items == append.items;
         if !same {
             let message = format!("part {} is known with another content", append.part);
             return self.refuse(
@@ -280,14 +272,11 @@ impl Core {
 
     pub(super) fn growth_overdue(&mut self) {
         let now = self.now.at;
-        let late: Vec<WorkId> = self
-            .growing
-            .iter()
-            .filter(|(_, g)| {
-                g.busy.as_ref().is_some_and(|busy| now.since(busy.since) >= PATIENCE_MS)
-            })
-            .map(|(work, _)| *work)
-            .collect();
+        let is_late = |work: &&WorkId| {
+            let busy = self.growing.get(work).and_then(|growing| growing.busy.as_ref());
+            busy.is_some_and(|busy| now.since(busy.since) >= PATIENCE_MS)
+        };
+        let late: Vec<WorkId> = self.growing_now.iter().filter(is_late).copied().collect();
         for work in late {
             let error = WriteError::Unknown("the journal does not show it".to_owned());
             self.growth_written(work, Err(error));
@@ -295,11 +284,7 @@ impl Core {
     }
 }
 
-fn may_append(
-    work: &Work,
-    growing: &Growing,
-    append: &Append,
-) -> Result<Fact, Refusal> {
+fn may_append(work: &Work, growing: &Growing, append: &Append) -> Result<Fact, Refusal> {
     if !work.open {
         return Err(not_open(work.id));
     }

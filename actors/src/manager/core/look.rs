@@ -33,7 +33,8 @@ impl Core {
         if get.spec {
             let bytes = serde_json::to_vec(&got).map_or(0, |json| json.len());
             if bytes > self.limits.max_body {
-                let message = format!("summary and spec have {bytes} bytes, more than one answer may");
+                let message =
+                    format!("summary and spec have {bytes} bytes, more than one answer may");
                 return Err(Refusal::new(code::TOO_LARGE, message)
                     .field("spec")
                     .hint("`follow` it: its first fact holds the spec"));
@@ -87,9 +88,10 @@ impl Core {
         loop {
             for head in &mut heads {
                 if head.at.is_none() {
-                    head.at = head.ids.next().and_then(|(seq, work)| {
-                        Some((self.stamp_of(head.name, work)?, seq, work))
-                    });
+                    head.at = head
+                        .ids
+                        .next()
+                        .and_then(|(seq, work)| Some((self.stamp_of(head.name, work)?, seq, work)));
                 }
             }
             let newest = heads.iter_mut().filter(|head| head.at.is_some()).max_by_key(|h| h.at);

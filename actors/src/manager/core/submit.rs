@@ -147,8 +147,8 @@ impl Core {
     fn decide(&mut self, submitting: Submitting) {
         let work = submitting.work;
         let known = self.pools.values().find_map(|pool| pool.fold.work(work));
-        let same = known
-            .filter(|known| known.owner == submitting.owner && known.spec == submitting.spec);
+        let same =
+            known.filter(|known| known.owner == submitting.owner && known.spec == submitting.spec);
         let Some(same) = same else {
             return self.refuse_submit(submitting, id_taken(work));
         };
@@ -237,7 +237,8 @@ impl Core {
     ) {
         let name = submit.as_ref().map(|submit| submit.name.clone()).unwrap_or_default();
         let from = From::Inbox { ticket, seq, derived, name };
-        let decided = submit.and_then(|submit| self.submit(from.clone(), &caller, &submit, derived));
+        let decided =
+            submit.and_then(|submit| self.submit(from.clone(), &caller, &submit, derived));
         if let Err(refusal) = decided {
             self.refuse_inbox(from, &caller, refusal);
         }
@@ -264,13 +265,8 @@ impl Core {
             ..refusal
         };
         let name = name.chars().filter(|c| !c.is_control()).take(200).collect();
-        let fact = Fact::Refused(Refused {
-            work: derived,
-            name,
-            by: caller.clone(),
-            inbox: seq,
-            error,
-        });
+        let fact =
+            Fact::Refused(Refused { work: derived, name, by: caller.clone(), inbox: seq, error });
         let Some(pool) = self.pools.keys().next().cloned() else { return };
         let owner = OwnerName::of(caller);
         let subject = subject::fact(&pool, &owner, Some(derived), fact.kind());
