@@ -275,14 +275,17 @@ impl Mapping {
             terminal::note(&format!("… and {more} more: longhouse results {} --failed", self.work));
         }
         let total = lock(&self.items).len();
-        let not_done = total.saturating_sub(self.done.len());
+        let never_ran = total.saturating_sub(self.done.len());
         if state != WorkState::Finished {
-            let failed = style::thousands(self.failed.count);
-            let never = match not_done {
+            let bad = style::thousands(self.failed.count + never_ran);
+            let never = match never_ran {
                 0 => String::new(),
-                n => format!(", {} never ran", style::thousands(n)),
+                n => format!(" ({} never ran)", style::thousands(n)),
             };
-            terminal::say(&format!("{failed} of {} failed{never}", style::count(total, "item")));
+            terminal::say(&format!(
+                "{bad} of {} did not finish{never}",
+                style::count(total, "item")
+            ));
         }
         Ok(Report::nothing().with_code(crate::outcome::work_code(state)))
     }

@@ -1,16 +1,32 @@
 //! What a command returns: a text for a person, JSON for a program, a code for the shell.
 
 use serde::Serialize;
-use serde_json::Value;
 use std::fmt::Display;
 
 /// The result of a command; `main` prints it.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     text: String,
-    json: Option<Value>,
+    json: Option<Json>,
     /// What the process ends with.
     pub(crate) code: u8,
+}
+
+/// A message as JSON, its fields in the order in which the wire has them.
+#[derive(Debug)]
+struct Json {
+    line: String,
+    pretty: String,
+}
+
+impl Json {
+    fn of(message: &impl Serialize) -> Self {
+        let known = "messages have string keys only";
+        Self {
+            line: serde_json::to_string(message).expect(known),
+            pretty: serde_json::to_string_pretty(message).expect(known),
+        }
+    }
 }
 
 impl Report {
@@ -21,8 +37,7 @@ impl Report {
 
     /// A text and the message of the wire that it was made from.
     pub(crate) fn pair(text: impl Display, message: &impl Serialize) -> Self {
-        let json = serde_json::to_value(message).expect("messages have string keys only");
-        Self { text: text.to_string(), json: Some(json), code: 0 }
+        Self { text: text.to_string(), json: Some(Json::of(message)), code: 0 }
     }
 
     /// Text only, the same for people and programs.
@@ -44,10 +59,8 @@ impl Report {
     /// What is to be printed.
     pub(crate) fn render(&self, as_json: bool, pretty: bool) -> String {
         let mut out = match &self.json {
-            Some(value) if as_json && pretty => {
-                serde_json::to_string_pretty(value).expect("a value is always JSON")
-            }
-            Some(value) if as_json => value.to_string(),
+            Some(json) if as_json && pretty => json.pretty.clone(),
+            Some(json) if as_json => json.line.clone(),
             _ => self.text.clone(),
         };
         if !out.is_empty() && !out.ends_with('\n') {
