@@ -1,47 +1,40 @@
 //! The manager's shell: hears requests, the inbox and the journals, and does what the core says.
 //! Nothing is decided here.
 
+mod ears;
+
+use ears::{hear_inbox, hear_requests, mark, tail, watch_connection};
+
 use super::{
     Settings,
     core::{Action, Answer, Core, Event, Limits, Request, Ticket, Write, WriteError},
     follower::{self, To},
-    hub::{Hub, ReadFact, read_fact},
+    hub::{Hub, ReadFact},
     ingress,
     results::Plan,
 };
 use bus::{
-    Asked, Bus, Endpoint, Service, Serving, StoreError,
-    inbox::{Inbox, InboxMessage},
-    log::{Expect, Stored},
+    Asked, Bus, StoreError,
+    inbox::InboxMessage,
+    log::Expect,
     streams::{Shares, journal},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use schemas::{
-    catalog,
     error::{Refusal, code},
     id::Seq,
     outcome::Summary,
     request::{Explain, Explained, Nodes, NodesReply, RunReply},
-    subject::{self, WORK_VERBS},
+    subject,
     time::Stamp,
     token::{CallerName, OwnerName, PoolName},
 };
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::{JoinHandle, JoinSet},
 };
 
-/// Requests that are taken at a time.
-const REQUESTS: usize = 256;
-/// Facts that are taken at a time, and how many such batches may wait.
-const FACTS: usize = 512;
-const BATCHES: usize = 8;
 /// Pages of results that are put together at a time.
 const COLLECTING: usize = 64;
 /// How often the core is told that time passes.
@@ -169,6 +162,8 @@ enum Msg {
     },
     /// A journal was empty when its tail began.
     Empty(PoolName),
+    /// The first request would be heard.
+    Serving,
     Event(Event),
     /// There is a connection again.
     Connected,
@@ -259,9 +254,13 @@ impl Actor for Manager {
             Msg::Asked(batch) => state.asked(&me, batch).await,
             Msg::Inbox(message) => state.inbox(&me, message).await,
             Msg::Facts { pool, turn, facts, all, _permit } => {
-                state.facts(&me, pool, turn, facts, all).await?;
+                state.facts(&me, pool, turn, facts, all).await;
             }
-            Msg::Empty(pool) => state.whole(&me, &pool).await?,
+            Msg::Empty(pool) => state.whole(&me, &pool),
+            Msg::Serving => {
+                state.is_ready.send_replace(true);
+                tracing::info!(pools = ?state.hub.settings.pools, "the manager answers");
+            }
             Msg::Event(event) => state.step(&me, event).await,
             Msg::Connected => state.compare(&me),
             Msg::Differs(pool, turn) => state.anew(&me, pool, turn).await,
@@ -323,10 +322,10 @@ impl State {
         turn: u64,
         facts: Vec<Folded>,
         all: bool,
-    ) -> Result<(), ActorProcessingErr> {
-        let Some(journal) = self.journals.get_mut(&pool) else { return Ok(()) };
+    ) {
+        let Some(journal) = self.journals.get_mut(&pool) else { return };
         if journal.turn != turn {
-            return Ok(());
+            return;
         }
         if let Some(last) = facts.last() {
             journal.last = Some(last.mark);
@@ -344,35 +343,26 @@ impl State {
         }
         self.hub.progress.send_modify(|progress| *progress += 1);
         if all {
-            self.whole(me, &pool).await?;
+            self.whole(me, &pool);
         }
-        Ok(())
     }
 
     /// A journal is folded to its end; when all are, requests are answered.
-    async fn whole(
-        &mut self,
-        me: &ActorRef<Msg>,
-        pool: &PoolName,
-    ) -> Result<(), ActorProcessingErr> {
+    fn whole(&mut self, me: &ActorRef<Msg>, pool: &PoolName) {
         if let Some(journal) = self.journals.get_mut(pool) {
             journal.whole = true;
         }
         if self.serving || !self.journals.values().all(|journal| journal.whole) {
-            return Ok(());
+            return;
         }
         self.serving = true;
         let open = Arc::new(Semaphore::new(self.hub.settings.open_requests));
-        let serving = self.hub.bus.serve(service()).await?;
-        self.ears.push(tokio::spawn(hear_requests(serving, me.clone(), open)));
-        let inbox = self.hub.bus.inbox().await?;
-        self.ears.push(tokio::spawn(hear_inbox(inbox, me.clone())));
+        let bus = self.hub.bus.clone();
+        self.ears.push(tokio::spawn(hear_requests(bus.clone(), me.clone(), open)));
+        self.ears.push(tokio::spawn(hear_inbox(bus, me.clone())));
         for pool in self.hub.settings.pools.clone() {
             self.ask_nodes(me, pool);
         }
-        self.is_ready.send_replace(true);
-        tracing::info!(pools = ?self.hub.settings.pools, "the manager answers");
-        Ok(())
     }
 
     /// After a lost connection: is what was folded last still what is stored there?
@@ -466,7 +456,7 @@ impl State {
             Action::Write { write, subject, body, first } => {
                 self.write(me, write, &subject, body, first).await;
             }
-            Action::Reach { check } => self.reach(me, check),
+            Action::Reach => self.reach(me),
             Action::Read { ticket, pool, seq } => {
                 let (hub, me) = (self.hub.clone(), me.clone());
                 self.helpers.spawn(async move {
@@ -552,16 +542,16 @@ impl State {
         });
     }
 
-    fn reach(&mut self, me: &ActorRef<Msg>, check: u64) {
+    fn reach(&mut self, me: &ActorRef<Msg>) {
         let (hub, me) = (self.hub.clone(), me.clone());
         self.helpers.spawn(async move {
             let mut ends = BTreeMap::new();
             for pool in &hub.settings.pools {
-                if let Ok(state) = hub.bus.log(journal(pool)).state().await {
-                    ends.insert(pool.clone(), state.last);
+                if let Ok(end) = hub.end_of(pool).await {
+                    ends.insert(pool.clone(), end);
                 }
             }
-            let _ = me.cast(Msg::Event(Event::Reach { check, ends }));
+            let _ = me.cast(Msg::Event(Event::Reach { ends }));
         });
     }
 
@@ -645,122 +635,4 @@ async fn explain(bus: &Bus, pool: &PoolName, summary: &Summary) -> Option<String
 
 fn not_ready(error: &bus::Error) -> Refusal {
     Refusal::new(code::NOT_READY, error.to_string()).hint("ask again in a moment")
-}
-
-fn mark(stored: &Stored) -> Mark {
-    let mut hasher = DefaultHasher::new();
-    (&stored.subject, &stored.payload[..]).hash(&mut hasher);
-    Mark { seq: stored.seq, hash: hasher.finish() }
-}
-
-/// The service as it is listed: each verb with and without a caller.
-fn service() -> Service {
-    let endpoint = |verb: &str, name: String, subject: String| Endpoint {
-        name,
-        subject,
-        metadata: catalog::work(verb).map(catalog::Entry::metadata).unwrap_or_default(),
-    };
-    let endpoints = WORK_VERBS.iter().flat_map(|verb| {
-        [
-            endpoint(verb, (*verb).to_owned(), format!("lh.work.{verb}")),
-            endpoint(verb, format!("{verb}-caller"), format!("lh.work.{verb}.*")),
-        ]
-    });
-    Service {
-        name: "manager".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        description: "Takes works, says how they stand and what they write".to_owned(),
-        queue: "manager".to_owned(),
-        endpoints: endpoints.collect(),
-    }
-}
-
-async fn hear_requests(mut serving: Serving, me: ActorRef<Msg>, open: Arc<Semaphore>) {
-    loop {
-        let batch = serving.next_batch(REQUESTS).await;
-        if batch.is_empty() {
-            return;
-        }
-        let mut read = Vec::with_capacity(batch.len());
-        for asked in batch {
-            let Ok(permit) = open.clone().try_acquire_owned() else {
-                let busy = Refusal::new(code::BUSY, "too many requests are open")
-                    .hint("ask again in a moment, or ask for fewer at once");
-                asked.refuse(&busy).await;
-                continue;
-            };
-            let request = ingress::address(&asked.subject).and_then(|(verb, caller)| {
-                Ok((caller, ingress::request(verb, asked.encoding, &asked.payload)?))
-            });
-            read.push((asked, request, permit));
-        }
-        if me.cast(Msg::Asked(read)).is_err() {
-            return;
-        }
-    }
-}
-
-async fn hear_inbox(mut inbox: Inbox, me: ActorRef<Msg>) {
-    while let Some(message) = inbox.next().await {
-        if me.cast(Msg::Inbox(Box::new(message))).is_err() {
-            return;
-        }
-    }
-}
-
-/// Reads a journal from its start and goes on with what comes.
-async fn tail(bus: Bus, me: ActorRef<Msg>, pool: PoolName, turn: u64) {
-    let log = bus.log(journal(&pool));
-    let permits = Arc::new(Semaphore::new(BATCHES));
-    let mut tail = loop {
-        match log.tail(&format!("lh.fact.{pool}.>"), 1).await {
-            Ok(tail) => break tail,
-            Err(error) => {
-                tracing::warn!(%pool, %error, "the journal cannot be read yet");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }
-    };
-    if tail.behind() == 0 && me.cast(Msg::Empty(pool.clone())).is_err() {
-        return;
-    }
-    loop {
-        let batch = tail.next_batch(FACTS).await;
-        if batch.is_empty() {
-            return;
-        }
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let all = batch.last().is_some_and(|last| last.pending == 0);
-        let facts = batch.iter().map(fold).collect();
-        let message = Msg::Facts { pool: pool.clone(), turn, facts, all, _permit: permit };
-        if me.cast(message).is_err() {
-            return;
-        }
-    }
-}
-
-fn fold(stored: &Stored) -> Folded {
-    let fact = read_fact(stored).map(|fact| ReadFact { at: stored.at, fact: Arc::new(fact) });
-    Folded {
-        seq: stored.seq,
-        at: stored.at,
-        owner: subject::parse_fact(&stored.subject).and_then(|at| at.owner),
-        bytes: stored.payload.len(),
-        fact,
-        mark: mark(stored),
-    }
-}
-
-async fn watch_connection(bus: Bus, me: ActorRef<Msg>) {
-    let mut connection = bus.connection();
-    let mut made = connection.borrow().made;
-    while connection.changed().await.is_ok() {
-        let now = *connection.borrow_and_update();
-        if now.up && now.made != made {
-            made = now.made;
-            if me.cast(Msg::Connected).is_err() {
-                return;
-            }
-        }
-    }
 }

@@ -142,8 +142,6 @@ pub(crate) enum Event {
     },
     /// The journals reach so far now.
     Reach {
-        /// Who wanted to know.
-        check: u64,
         /// Per pool the last place; pools that did not answer are missing.
         ends: BTreeMap<PoolName, Seq>,
     },
@@ -217,10 +215,7 @@ pub(crate) enum Action {
         first: bool,
     },
     /// Find out how far the journals reach ([`Event::Reach`]).
-    Reach {
-        /// For whom.
-        check: u64,
-    },
+    Reach,
     /// Read one message of a journal ([`Event::Read`]).
     Read {
         /// For whom.
@@ -369,6 +364,9 @@ pub(crate) struct Core {
     growing_now: BTreeSet<WorkId>,
     changing: Vec<(PoolName, Seq, change::Changing)>,
     behind: BTreeMap<u64, Behind>,
+    /// Which of them the outstanding question how far the journals reach is for, and the next one.
+    reaching: Vec<u64>,
+    reach_next: Vec<u64>,
     held: BTreeMap<Ticket, Held>,
     held_by_work: BTreeMap<WorkId, BTreeSet<Ticket>>,
     due: BTreeSet<(Millis, Ticket)>,
@@ -394,6 +392,8 @@ impl Core {
             growing_now: BTreeSet::new(),
             changing: Vec::new(),
             behind: BTreeMap::new(),
+            reaching: Vec::new(),
+            reach_next: Vec::new(),
             held: BTreeMap::new(),
             held_by_work: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -421,7 +421,7 @@ impl Core {
                 self.on_stored(&pool, seq, at, owner, &fact);
             }
             Event::Unreadable { pool, seq } => self.on_seen(&pool, seq),
-            Event::Reach { check, ends } => self.on_reach(check, ends),
+            Event::Reach { ends } => self.on_reach(&ends),
             Event::Written { write, result } => self.on_written(write, result),
             Event::Read { ticket, fact } => self.on_read(ticket, fact.as_deref()),
             Event::Nodes { pool, nodes } => self.on_nodes(&pool, nodes),
@@ -492,16 +492,34 @@ impl Core {
         if caught_up || !may_come {
             return self.refuse(ticket, refusal);
         }
-        let check = self.number();
-        self.behind.insert(check, asked);
-        self.out.push(Action::Reach { check });
+        self.look_later(asked);
     }
 
-    fn on_reach(&mut self, check: u64, ends: BTreeMap<PoolName, Seq>) {
-        if let Some(behind) = self.behind.get_mut(&check) {
-            behind.ends = Some(ends);
-            self.look_again();
+    /// Finds out how far the journals reach; who comes meanwhile shares the next such question.
+    fn look_later(&mut self, behind: Behind) {
+        let check = self.number();
+        self.behind.insert(check, behind);
+        self.reach_next.push(check);
+        if self.reaching.is_empty() {
+            self.ask_reach();
         }
+    }
+
+    fn ask_reach(&mut self) {
+        self.reaching = std::mem::take(&mut self.reach_next);
+        if !self.reaching.is_empty() {
+            self.out.push(Action::Reach);
+        }
+    }
+
+    fn on_reach(&mut self, ends: &BTreeMap<PoolName, Seq>) {
+        for check in std::mem::take(&mut self.reaching) {
+            if let Some(behind) = self.behind.get_mut(&check) {
+                behind.ends = Some(ends.clone());
+            }
+        }
+        self.ask_reach();
+        self.look_again();
     }
 
     /// Looks again at what has waited for the fold.
@@ -591,17 +609,14 @@ impl Core {
     }
 
     fn on_anew(&mut self, pool: &PoolName) {
-        if let Some(known) = self.pools.get_mut(pool) {
-            let old: Vec<WorkId> = known.fold.in_order().map(|(_, work)| work).collect();
-            known.fold = Fold::default();
-            known.seen = 0;
-            for work in old {
-                self.former.remove(&work);
-                if self.growing.get(&work).is_some_and(grow::Growing::is_idle) {
-                    self.growing.remove(&work);
-                }
-            }
+        let Some(known) = self.pools.get_mut(pool) else { return };
+        let old: Vec<WorkId> = known.fold.in_order().map(|(_, work)| work).collect();
+        known.fold = Fold::default();
+        known.seen = 0;
+        for work in old {
+            self.former.remove(&work);
         }
+        self.stop_growing(pool);
     }
 
     fn on_tick(&mut self) {

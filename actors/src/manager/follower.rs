@@ -299,7 +299,7 @@ impl Follower {
     /// Waits until the fold has taken in everything that is stored now: a frame may overtake the
     /// fact that says whose it is.
     async fn fold_everything(&mut self) -> Result<(), bus::Error> {
-        let end = self.hub.bus.log(bus::streams::journal(&self.pool)).state().await?.last;
+        let end = self.hub.end_of(&self.pool).await?;
         let mut progress = self.hub.progress.subscribe();
         let reached = async {
             while self.hub.core().seen(&self.pool) < end {
@@ -308,7 +308,7 @@ impl Follower {
                 }
             }
         };
-        // The last message may have been purged and so never be seen.
+        // It may be removed before it is seen.
         let _ = tokio::time::timeout(Duration::from_secs(2), reached).await;
         Ok(())
     }

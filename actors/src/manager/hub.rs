@@ -5,7 +5,10 @@
 //! and marked, and he reads it again from the stream.
 
 use super::{Settings, core::Core};
-use bus::{Bus, Error, log::Stored};
+use bus::{
+    Bus, Error, Hearing,
+    log::{Stored, Tail},
+};
 use futures::StreamExt;
 use schemas::{
     fact::Fact,
@@ -21,6 +24,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::{Notify, OnceCell, mpsc, watch};
 
@@ -61,6 +65,13 @@ pub(crate) enum Ack {
     Read(u64),
     /// Nobody listens there any more.
     Nobody,
+}
+
+/// How the common tail stands.
+enum Tailing {
+    GoesOn,
+    NobodyFollows,
+    Broken,
 }
 
 /// One follower, as those who feed him see him.
@@ -209,42 +220,68 @@ impl Hub {
     }
 
     async fn start_tail(self: &Arc<Self>) -> Result<(), Error> {
-        let bulk = self.bulk().await?;
-        let log = bulk.log(bus::streams::OUTPUT);
-        let from = log.state().await?.last + 1;
-        let mut tail = log.tail("lh.out.>", from).await?;
-        let mut live = bulk.hear("lh.live.>").await?;
-        bulk.flush().await?;
+        let mut ears = self.open_ears().await?;
         let hub = self.clone();
         tokio::spawn(async move {
             loop {
-                tokio::select! {
-                    stored = tail.next_batch(64) => {
-                        if stored.is_empty() {
-                            break;
-                        }
-                        for message in stored {
-                            if let Some(out) = subject::parse_out(&message.subject) {
-                                hub.hand_out(out.work, Heard::Stored(message));
+                match hub.hand_on(&mut ears).await {
+                    Tailing::GoesOn => {}
+                    Tailing::NobodyFollows => return,
+                    Tailing::Broken => {
+                        ears = loop {
+                            tokio::time::sleep(Duration::from_millis(500)).await;
+                            match hub.open_ears().await {
+                                Ok(ears) => break ears,
+                                Err(error) => tracing::warn!(%error, "output cannot be heard"),
                             }
-                        }
+                        };
+                        hub.all_lag();
                     }
-                    said = live.next_batch(64) => {
-                        if said.is_empty() {
-                            break;
-                        }
-                        for message in said {
-                            hub.hear_live(message);
-                        }
-                    }
-                }
-                if hub.nobody_follows() {
-                    return;
                 }
             }
-            locked(&hub.seats).tailing = false;
         });
         Ok(())
+    }
+
+    async fn open_ears(self: &Arc<Self>) -> Result<(Tail, Hearing), Error> {
+        let bulk = self.bulk().await?;
+        let log = bulk.log(bus::streams::OUTPUT);
+        let from = log.state().await?.last + 1;
+        let ears = (log.tail("lh.out.>", from).await?, bulk.hear("lh.live.>").await?);
+        bulk.flush().await?;
+        Ok(ears)
+    }
+
+    async fn hand_on(&self, (tail, live): &mut (Tail, Hearing)) -> Tailing {
+        tokio::select! {
+            stored = tail.next_batch(64) => {
+                if stored.is_empty() {
+                    return Tailing::Broken;
+                }
+                for message in stored {
+                    if let Some(out) = subject::parse_out(&message.subject) {
+                        self.hand_out(out.work, Heard::Stored(message));
+                    }
+                }
+            }
+            said = live.next_batch(64) => {
+                if said.is_empty() {
+                    return Tailing::Broken;
+                }
+                for message in said {
+                    self.hear_live(message);
+                }
+            }
+        }
+        if self.nobody_follows() { Tailing::NobodyFollows } else { Tailing::GoesOn }
+    }
+
+    /// Nobody has heard everything: all read again from the stream.
+    fn all_lag(&self) {
+        for seat in locked(&self.seats).by_session.values() {
+            seat.lagged.store(true, Ordering::Release);
+            seat.news.notify_one();
+        }
     }
 
     fn nobody_follows(&self) -> bool {
@@ -318,6 +355,13 @@ impl Hub {
     /// Forgets what was kept of a journal that turned out to be another.
     pub(crate) fn forget_recent(&self) {
         *locked(&self.recent) = Recent::default();
+    }
+
+    /// The place of the last message of a journal that is still there.
+    pub(crate) async fn end_of(&self, pool: &PoolName) -> Result<Seq, Error> {
+        let log = self.bus.log(bus::streams::journal(pool));
+        let last = log.last(&format!("lh.fact.{pool}.>")).await?;
+        Ok(last.map_or(0, |stored| stored.seq))
     }
 
     /// A message of a journal; `None` when it is gone or makes no sense.

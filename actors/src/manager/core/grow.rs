@@ -13,7 +13,7 @@ use schemas::{
     token::{CallerName, PoolName, TaskName},
     work::{MAX_INDICES, MAX_ITEMS, WorkSpec, check},
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A work that is or was open.
 #[derive(Debug)]
@@ -52,10 +52,6 @@ impl Growing {
         self.items_bytes += fact.tasks.iter().map(|task| items_bytes(task)).sum::<usize>();
         let items = fact.items.iter().flat_map(|more| &more.items);
         self.items_bytes += items.map(|item| item.len()).sum::<usize>();
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.busy.is_none() && self.queue.is_empty()
     }
 }
 
@@ -268,6 +264,23 @@ impl Core {
         let work = known.work;
         let part = self.growing.get(&work).map_or(known.part, |g| g.parts.len() as u32);
         self.answer(ticket, Answer::Appended(AppendedReply { work, part }));
+    }
+
+    /// The journal of a pool is folded anew: whether what is on its way holds is not known.
+    pub(super) fn stop_growing(&mut self, pool: &PoolName) {
+        let (gone, rest) = std::mem::take(&mut self.growing)
+            .into_iter()
+            .partition(|(_, growing)| growing.pool == *pool);
+        self.growing = rest;
+        let gone: BTreeMap<WorkId, Growing> = gone;
+        for (work, growing) in gone {
+            self.growing_now.remove(&work);
+            let waiting = growing.queue.into_iter().map(|(ticket, _)| ticket);
+            for ticket in growing.busy.map(|busy| busy.ticket).into_iter().chain(waiting) {
+                let error = WriteError::Unknown("the journal is read again".to_owned());
+                self.refuse(ticket, write_refusal(&error));
+            }
+        }
     }
 
     pub(super) fn growth_overdue(&mut self) {

@@ -188,9 +188,7 @@ impl Core {
                     since: self.now.at,
                     ends: None,
                 };
-                let check = self.number();
-                self.behind.insert(check, behind);
-                self.out.push(Action::Reach { check });
+                self.look_later(behind);
             }
             Err(error) => {
                 for submitting in self.submits.remove(&work).unwrap_or_default() {

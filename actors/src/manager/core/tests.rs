@@ -83,9 +83,9 @@ impl World {
                 self.step(Event::Written { write, result: Ok(seq) });
                 self.show();
             }
-            Action::Reach { check } => {
+            Action::Reach => {
                 let ends = BTreeMap::from([(PoolName::main(), self.journal.len() as Seq)]);
-                self.step(Event::Reach { check, ends });
+                self.step(Event::Reach { ends });
             }
             Action::Read { ticket, seq, .. } => {
                 let fact = self.journal.get(seq as usize - 1).map(|(_, fact)| fact.clone());
