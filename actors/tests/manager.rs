@@ -608,6 +608,11 @@ async fn stopping(mut house: House) {
 async fn second(mut house: House) {
     let work = house.submit(json!({"name": "kept", "argv": ["x"]})).await;
     let other = house.start_manager().await;
+    // Whichever of the two is asked, it knows what the other has just taken.
+    for n in 0..200 {
+        let work = house.submit(json!({"name": format!("w{n}"), "run": {"echo": ""}})).await;
+        assert_eq!(house.ask("get", json!({"work": work})).await["work"], work.to_string());
+    }
     house.manager.take().unwrap().stop().await;
     assert_eq!(house.ask("get", json!({"work": "kept"})).await["work"], work.to_string());
     other.stop().await;
