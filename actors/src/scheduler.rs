@@ -5,10 +5,13 @@
 //! machine says: writes into the journal, questions to nodes, answers.
 
 pub mod core;
+pub mod lease;
 pub mod place;
 
+mod actor;
 mod appends;
 mod clients;
+mod keep;
 mod nodes;
 mod queue;
 mod reports;
@@ -18,6 +21,8 @@ mod why;
 mod audit;
 #[cfg(test)]
 mod sim;
+
+pub use actor::{Error, Handle, start};
 
 use schemas::time::Seconds;
 use serde::{Deserialize, Serialize};

@@ -769,13 +769,13 @@ impl Core {
                 .work(held.jobs.work)
                 .and_then(|work| Some((work, work.task_at(&held.jobs.task)?)));
             if let Some((work, at)) = place {
-                let key = (held.jobs.work, at, held.jobs.attempt, held.epoch);
                 for &(a, b) in held.jobs.indices.ranges() {
                     for (a, b, live) in work.tasks[at].live.within(a, b) {
                         if live.instance == id
                             && live.attempt == held.jobs.attempt
-                            && live.epoch == held.epoch
+                            && live.epoch <= held.epoch
                         {
+                            let key = (held.jobs.work, at, live.attempt, live.epoch);
                             known.entry(key).or_default().insert_span(a, b);
                             unknown.remove_span(a, b);
                         }

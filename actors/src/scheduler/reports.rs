@@ -9,7 +9,7 @@ use crate::journal::{Task, Tries};
 use schemas::{
     error::{Refusal, code},
     fact::{EndedEntry, LostEntry},
-    id::InstanceId,
+    id::{Epoch, InstanceId},
     indices::Indices,
     job::{Became, Report, ReportAnswer, ReportEntry},
     outcome::{Ending, IndexState},
@@ -62,23 +62,32 @@ impl Core {
     }
 
     /// What is not live (any more) is passed over: nobody waits for it.
+    ///
+    /// A keeper notes by whom a job was asked, which is who assigned it or a successor. Asked by a
+    /// predecessor of who assigned it, it is another job whose number has come again.
     fn on_entry(&mut self, token: u64, node: &NodeName, entry: ReportEntry) {
         let Some(work) = self.fold.work(entry.jobs.work) else { return };
         let Some(at) = work.task_at(&entry.jobs.task) else { return };
-        let id = entry.instance;
-        let key = (entry.jobs.work, at, entry.jobs.attempt, entry.epoch);
-        let mut hit = Indices::new();
+        let mut hits: BTreeMap<Epoch, Indices> = BTreeMap::new();
         for &(a, b) in entry.jobs.indices.ranges() {
             for (a, b, live) in work.tasks[at].live.within(a, b) {
-                if live.attempt == key.2
-                    && live.epoch == key.3
-                    && live.instance == id
+                if live.attempt == entry.jobs.attempt
+                    && live.epoch <= entry.epoch
+                    && live.instance == entry.instance
                     && live.node == *node
                 {
-                    hit.insert_span(a, b);
+                    hits.entry(live.epoch).or_default().insert_span(a, b);
                 }
             }
         }
+        for (epoch, hit) in hits {
+            let key = (entry.jobs.work, at, entry.jobs.attempt, epoch);
+            self.on_hit(token, key, hit, &entry);
+        }
+    }
+
+    fn on_hit(&mut self, token: u64, key: JobKey, mut hit: Indices, entry: &ReportEntry) {
+        let id = entry.instance;
         let Some(jobs) = self.instances.get(&id).and_then(|i| i.jobs.get(&key)) else { return };
         if !jobs.ending.is_empty() {
             let mut writes = Vec::new();
@@ -98,18 +107,18 @@ impl Core {
         if hit.is_empty() {
             return;
         }
-        match entry.became {
+        match &entry.became {
             Became::Ended(ending) => {
                 let ago_ms = entry.ago_s.ms;
-                self.on_ended(id, key, hit, *ending, ago_ms, token);
+                self.on_ended(id, key, hit, Ending::clone(ending), ago_ms, token);
             }
             Became::Returned { why } => {
                 if let Some(instance) = self.instances.get_mut(&id) {
                     instance.avoid_until = self.now.at + self.settings.ask_again_s.ms;
                 }
-                self.give_back(id, key, hit, &why, Some(token));
+                self.give_back(id, key, hit, why, Some(token));
             }
-            Became::Lost { why } => self.lose(id, key, hit, &why, Some(token)),
+            Became::Lost { why } => self.lose(id, key, hit, why, Some(token)),
         }
     }
 

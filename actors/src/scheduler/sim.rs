@@ -108,7 +108,7 @@ struct World {
     next: u64,
     lease: usize,
     assigned: BTreeMap<(JobId, u32), InstanceId>,
-    starts: BTreeMap<(JobId, u32, Epoch), u32>,
+    starts: BTreeMap<(JobId, u32), u32>,
     rounds: BTreeMap<(JobId, u32), u32>,
     works: Vec<WorkId>,
     parts: BTreeMap<WorkId, u32>,
@@ -340,9 +340,7 @@ impl World {
             let task = self.truth.work(entry.jobs.work).unwrap().task(&entry.jobs.task).unwrap();
             for index in entry.jobs.indices.iter() {
                 let live = task.live.get(index).is_some_and(|live| {
-                    live.attempt == entry.jobs.attempt
-                        && live.instance == entry.instance
-                        && live.epoch == entry.epoch
+                    live.attempt == entry.jobs.attempt && live.instance == entry.instance
                 });
                 assert!(!live, "answered before it was stored: {entry:?}");
             }
@@ -530,13 +528,7 @@ impl World {
         self.send(|| Message::Hear { to: from, life, event: event.clone() }, false);
     }
 
-    fn take(&mut self, at: usize, job: JobId, attempt: u32, asked_by: Epoch, need: u64) {
-        // The epoch that assigned it is what the journal says; the ask names who asks.
-        let live = self.truth.work(job.0).unwrap().task(&job.1).unwrap().live.get(job.2).cloned();
-        let epoch = match &live {
-            Some(live) if live.attempt == attempt => live.epoch,
-            _ => asked_by,
-        };
+    fn take(&mut self, at: usize, job: JobId, attempt: u32, epoch: Epoch, need: u64) {
         if self.keepers[at].jobs.get(&job).is_some_and(|h| h.attempt >= attempt) {
             return;
         }
@@ -567,7 +559,7 @@ impl World {
                 held.state = State::Running;
             }
             self.note(|| format!("keeper {at} starts {job:?} {}", held.attempt));
-            let count = self.starts.entry((job.clone(), held.attempt, held.epoch)).or_default();
+            let count = self.starts.entry((job.clone(), held.attempt)).or_default();
             *count += 1;
             assert_eq!(*count, 1, "an attempt is started twice: {job:?} {}", held.attempt);
             let work = self.truth.work(job.0).unwrap();
