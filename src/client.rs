@@ -24,7 +24,9 @@ use std::{
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// How long the answer to `wait` is held. Short, because nothing else tells that the manager who
 /// holds it has died.
-pub(crate) const HOLD: Seconds = Seconds::new(5);
+pub(crate) const HOLD: Seconds = Seconds::new(3);
+/// A held answer that is later than this will not come.
+const LATE: Duration = Duration::from_secs(2);
 /// How long one try of a patient request takes at most.
 const TRY: Duration = Duration::from_secs(5);
 /// The pause between tries.
@@ -97,7 +99,7 @@ impl House {
     /// One held `wait`: the summary when the work has ended or the time is over.
     pub(crate) async fn wait_once(&self, work: &str, hold: Seconds) -> Result<Summary, bus::Error> {
         let request = Wait { work: work.to_owned(), hold_s: Some(hold) };
-        let within = Duration::from_millis(hold.ms) + Duration::from_secs(3);
+        let within = Duration::from_millis(hold.ms) + LATE;
         self.bus.ask(&subject::work("wait", self.bus.caller()), &request, within).await
     }
 

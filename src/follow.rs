@@ -182,7 +182,11 @@ impl Driver<'_> {
                     waiting = house.wait_once(&work, HOLD).boxed();
                 }
                 changed = connection.changed() => {
-                    if changed.is_err() || connection.borrow_and_update().made != made {
+                    let now = *connection.borrow_and_update();
+                    if changed.is_err() || !now.up {
+                        return Ok(Over::Later);
+                    }
+                    if now.made != made {
                         return Ok(Over::Anew);
                     }
                 }

@@ -17,7 +17,8 @@ const KEPT: u32 = 4;
 /// Logs of a command, to stderr: what is unexpected, or more with `-v`.
 pub(crate) fn to_stderr(verbose: u8, rust_log: Option<&str>) {
     let default = match verbose {
-        0 => "warn,async_nats=off",
+        // That the bus is gone is said by who waits for it.
+        0 => "warn,bus=error,async_nats=off",
         1 => "info",
         2 => "debug",
         _ => "trace",

@@ -1,6 +1,6 @@
 //! How jobs ended: in words, and as exit codes.
 
-use crate::{failure::exit, style};
+use crate::failure::exit;
 use schemas::{
     outcome::{Ending, IndexState, Outcome, Summary, WorkState, reason},
     request::{Outcomes, Results},
@@ -99,22 +99,6 @@ pub(crate) async fn ended_code(
         None if summary.state == WorkState::Cancelled => exit::CANCELLED,
         None => work_code(summary.state),
     })
-}
-
-/// `finished on m4 in 3 s`, `failed on m4 after 0.2 s: exit code 3`.
-pub(crate) fn sentence(outcome: &Outcome) -> String {
-    let mut out = outcome.state.as_str().to_owned();
-    if let Some(node) = &outcome.node {
-        out.push_str(&format!(" on {node}"));
-    }
-    if outcome.started_at.is_some() {
-        let word = if outcome.state == IndexState::Finished { "in" } else { "after" };
-        out.push_str(&format!(" {word} {}", style::span(outcome.ran_s.ms)));
-    }
-    if let Some(why) = said_why(outcome.why.as_deref(), outcome.exit_code, outcome.signal) {
-        out.push_str(&format!(": {why}"));
-    }
-    out
 }
 
 /// Why something did not finish, from what is known of it.

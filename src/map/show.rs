@@ -148,7 +148,7 @@ impl Show {
             } else {
                 self.print_long(index, attempt, &stream, inline, bytes, &mut tagger).await?;
             }
-            self.write(&stream, &tagger.end())?;
+            self.write(&stream, tagger.end())?;
         }
         Ok(())
     }
