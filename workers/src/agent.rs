@@ -176,6 +176,8 @@ struct Shared {
     to_keeper: mpsc::Sender<ToKeeper>,
     /// A beat is due at once.
     beat_now: Notify,
+    /// A scheduler has asked something, so it will hear a report, too.
+    report_now: Notify,
     /// A scheduler has spoken to this instance.
     ready: watch::Sender<bool>,
     refused: AtomicU64,
@@ -239,6 +241,7 @@ pub async fn start(bus: Bus, settings: Settings) -> Result<Agent, Error> {
         keeper: watch::channel(found.keeper.clone()).0,
         to_keeper,
         beat_now: Notify::new(),
+        report_now: Notify::new(),
         ready: watch::channel(known).0,
         refused: AtomicU64::new(0),
     });

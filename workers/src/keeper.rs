@@ -63,6 +63,8 @@ use std::{
 const MAX_UNSENT: usize = 2 * 1024 * 1024;
 /// A worker hears how the keeper stands at most so often.
 const STATE_MS: u64 = 20;
+/// Where the system does not say when a process ends, it is asked so often.
+const UNWATCHED_MS: u64 = 10;
 /// What is left of an ended job is looked at so often, …
 const SWEEP_MS: u64 = 3;
 /// … for so long.
@@ -133,7 +135,8 @@ pub fn keeper_main(args: &[std::ffi::OsString]) -> i32 {
 struct Live {
     job: Arc<Job>,
     pid: i32,
-    pidfd: OwnedFd,
+    /// Readable when it has ended, where the system has such.
+    pidfd: Option<OwnedFd>,
     pipes: [Option<OwnedFd>; 2],
     folder: Option<Folder>,
     mark: Mark,
@@ -251,6 +254,7 @@ impl Keeper {
         while !self.ended {
             let ready = self.wait()?;
             let now = clock::now();
+            self.ask_unwatched(now, &mut buffer);
             for (token, flags) in ready {
                 match token {
                     Token::Wake => {}
@@ -261,6 +265,7 @@ impl Keeper {
                 }
             }
             self.launched(now);
+            self.core.hold_back(self.output.ended_jobs());
             self.step(now, Event::Tick);
             self.sweep(now);
             self.patrol(now);
@@ -289,9 +294,9 @@ impl Keeper {
                     fds.push(PollFd::new(pipe, PollFlags::IN));
                 }
             }
-            if !live.exited {
+            if let Some(pidfd) = live.pidfd.as_ref().filter(|_| !live.exited) {
                 tokens.push(Token::Process(*id));
-                fds.push(PollFd::new(&live.pidfd, PollFlags::IN));
+                fds.push(PollFd::new(pidfd, PollFlags::IN));
             }
         }
         // Last, since a worker that has gone makes way for the next.
@@ -310,7 +315,9 @@ impl Keeper {
         let attached = self.link.as_ref().is_some_and(Link::is_welcome);
         let flush = self.output.next_flush().filter(|_| attached && self.has_room());
         let state = self.state_said.as_ref().filter(|_| self.state_stale && attached);
+        let unwatched = self.live.values().any(|live| live.pidfd.is_none() && !live.exited);
         let next = [
+            unwatched.then(|| now + UNWATCHED_MS),
             self.core.next_wake(),
             self.output.patience_ends(),
             flush,
@@ -516,7 +523,7 @@ impl Keeper {
                 self.live.remove(&id);
             }
             Action::Report(reports) => {
-                let written = self.ledger.append(&reports, now);
+                let written = self.ledger.append(reports, now);
                 self.note(written);
             }
             Action::Drop(ids) => {
@@ -586,10 +593,22 @@ impl Keeper {
         }
     }
 
+    /// Where the system does not say when a process ends, each is asked.
+    fn ask_unwatched(&mut self, now: Now, buffer: &mut [u8]) {
+        let unwatched = |live: &Live| live.pidfd.is_none() && !live.exited;
+        let ids: Vec<JobId> =
+            self.live.iter().filter(|(_, live)| unwatched(live)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.exited(now, id, buffer);
+        }
+    }
+
     fn exited(&mut self, now: Now, id: JobId, buffer: &mut [u8]) {
         let Some(live) = self.live.get_mut(&id).filter(|live| !live.exited) else { return };
-        // Before it is reaped, since its id is nobody else's until then.
-        tree::kill_group(live.pid, Signal::KILL);
+        if live.pidfd.is_some() {
+            // Before it is reaped, since its id is nobody else's until then.
+            tree::kill_group(live.pid, Signal::KILL);
+        }
         let exit = match spawn::reap(live.pid) {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
@@ -598,6 +617,9 @@ impl Keeper {
                 spawn::Exit::default()
             }
         };
+        if live.pidfd.is_none() {
+            tree::kill_group(live.pid, Signal::KILL);
+        }
         live.exited = true;
         // Whatever is in the pipes now, and no more: a process that escaped may hold them open for ever.
         for stream in [Stream::Stdout, Stream::Stderr] {

@@ -247,6 +247,7 @@ impl Desk {
             tracing::debug!(%error, "an answer could not be sent");
         }
         if matches!(answer, Answer::Jobs(_) | Answer::Held(_)) {
+            self.shared.report_now.notify_one();
             self.shared.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
     }

@@ -111,10 +111,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut words: mpsc::UnboundedReceiver<
             }
             Err(error) => {
                 tracing::debug!(%error, "a report is not answered");
-                // A connection that comes back is reason enough to try at once.
+                // A connection or a scheduler that comes back is reason enough to try at once.
                 let mut connection = shared.bus.connection();
                 connection.mark_unchanged();
-                let _ = tokio::time::timeout(pause, connection.changed()).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = connection.changed() => {}
+                    () = shared.report_now.notified() => {}
+                }
             }
         }
         pause = (pause * 2).min(LONGEST_PAUSE).mul_f64(0.8 + 0.4 * fastrand::f64());

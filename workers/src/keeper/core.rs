@@ -244,6 +244,7 @@ pub(crate) struct Core {
     cards_taken: BTreeSet<u32>,
     detached: Option<Millis>,
     leaving: bool,
+    held_back: usize,
     next_job: JobId,
     next_report: u64,
 }
@@ -271,6 +272,7 @@ impl Core {
             cards_taken: BTreeSet::new(),
             detached: Some(now.at),
             leaving: false,
+            held_back: 0,
             next_job: 1,
             next_report,
         };
@@ -303,6 +305,16 @@ impl Core {
         self.on_alarms(now, &mut actions);
         self.start_what_fits(&mut actions);
         actions
+    }
+
+    /// So many jobs have ended whose output is still on its way: they count as running, so that a node whose
+    /// output nobody takes comes to rest instead of filling up.
+    pub(crate) fn hold_back(&mut self, jobs: usize) {
+        self.held_back = jobs;
+    }
+
+    fn is_full(&self) -> bool {
+        self.running.len() + self.held_back >= self.settings.max_running
     }
 
     /// When `Tick` must be said at the latest.
@@ -821,7 +833,7 @@ impl Core {
     }
 
     fn start_what_fits(&mut self, actions: &mut Vec<Action>) {
-        if self.queue.is_empty() || self.running.len() >= self.settings.max_running {
+        if self.queue.is_empty() || self.is_full() {
             return;
         }
         let mut free = self.settings.lend.minus(&self.used);
@@ -829,7 +841,7 @@ impl Core {
         let mut passed = 0;
         for queued in &mut queue {
             let spec = queued.shared.spec.clone();
-            while self.running.len() < self.settings.max_running && free.holds(&spec.room) {
+            while !self.is_full() && free.holds(&spec.room) {
                 let Some(cards) = self.free_cards(&spec) else { break };
                 let Some((index, item)) = queued.pop() else { break };
                 free.sub(&spec.room, 1);
@@ -839,7 +851,7 @@ impl Core {
                 free.sub(&spec.room, 1);
                 passed += 1;
             }
-            if passed >= MAX_PASSED || self.running.len() >= self.settings.max_running {
+            if passed >= MAX_PASSED || self.is_full() {
                 break;
             }
         }

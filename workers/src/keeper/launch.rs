@@ -11,11 +11,7 @@ use super::{
     spawn::{self, Command},
 };
 use crate::protocol::Hello;
-use rustix::{
-    event::{PollFd, PollFlags},
-    pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
+use rustix::event::{PollFd, PollFlags};
 use schemas::{
     outcome::Ending,
     work::{Process, Run, fill},
@@ -63,8 +59,8 @@ pub(crate) enum Done {
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) pid: i32,
-    /// Becomes readable when it has ended.
-    pub(crate) pidfd: OwnedFd,
+    /// Becomes readable when it has ended, where the system has such.
+    pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
     pub(crate) folder: Folder,
@@ -85,7 +81,9 @@ impl Launcher {
         let tasks = Arc::new((Mutex::new(VecDeque::new()), Condvar::new()));
         let scratch = Arc::new(scratch);
         let (say, done) = mpsc::channel();
-        let (wake, waker) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let (wake, waker) = pipe()?;
+        rustix::io::ioctl_fionbio(&wake, true)?;
+        rustix::io::ioctl_fionbio(&waker, true)?;
         let waker = Arc::new(waker);
         for n in 0..threads {
             let (tasks, say, waker, scratch) =
@@ -179,7 +177,7 @@ fn launch_in(
     job: &Job,
     hello: &Hello,
     folder: &Folder,
-) -> Result<(i32, OwnedFd, OwnedFd, OwnedFd), NotSpawned> {
+) -> Result<(i32, Option<OwnedFd>, OwnedFd, OwnedFd), NotSpawned> {
     let Run::Process(process) = &job.shared.spec.run else {
         return Err(node_fault("not a process", "an echo has none"));
     };
@@ -201,8 +199,8 @@ fn launch_in(
     let io = |e| node_fault("no pipe", e);
     let stdin =
         input(process.stdin.as_ref().map_or(&[][..], |stdin| &stdin.0), folder).map_err(io)?;
-    let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| io(e.into()))?;
-    let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| io(e.into()))?;
+    let (stdout, stdout_end) = pipe().map_err(io)?;
+    let (stderr, stderr_end) = pipe().map_err(io)?;
     for end in [&stdout, &stderr] {
         // Ours only: the job's end of the pipe is a description of its own, and blocks.
         rustix::io::ioctl_fionbio(end, true).map_err(|e| io(e.into()))?;
@@ -215,16 +213,33 @@ fn launch_in(
         stdio: [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
     };
     let pid = spawn::spawn(&command).map_err(|error| not_executable(&program, &error))?;
-    let handle = Pid::from_raw(pid).expect("a child's id is above 0");
-    let pidfd = match pidfd_open(handle, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(error) => {
-            // Nobody could be told of its end; it must not run on unseen.
-            let _ = rustix::process::kill_process_group(handle, rustix::process::Signal::KILL);
-            return Err(node_fault("cannot watch the process", error));
-        }
-    };
-    Ok((pid, pidfd, stdout, stderr))
+    Ok((pid, watch(pid), stdout, stderr))
+}
+
+/// A descriptor that becomes readable when the process ends. Without one its end is asked for.
+#[cfg(target_os = "linux")]
+fn watch(pid: i32) -> Option<OwnedFd> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn watch(_: i32) -> Option<OwnedFd> {
+    None
+}
+
+/// A pipe that no child inherits.
+#[cfg(target_os = "linux")]
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe()?;
+    rustix::io::fcntl_setfd(&read, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::fcntl_setfd(&write, rustix::io::FdFlags::CLOEXEC)?;
+    Ok((read, write))
 }
 
 fn not_executable(program: &CString, error: &io::Error) -> NotSpawned {
@@ -325,7 +340,7 @@ fn input(bytes: &[u8], folder: &Folder) -> io::Result<OwnedFd> {
         return Ok(File::open("/dev/null")?.into());
     }
     if bytes.len() <= PIPED_STDIN {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (read, write) = pipe()?;
         File::from(write).write_all(bytes)?;
         return Ok(read);
     }

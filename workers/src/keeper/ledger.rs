@@ -2,8 +2,8 @@
 //!
 //! A record is its length, then MessagePack. Reports are appended as they come and an answer appends which
 //! are done; when all are, the file is emptied, and when most are, it is written anew. Nothing is synced: a
-//! power cut ends the jobs, too. Memory: an index of 40 bytes for each unanswered report, and [`WINDOW`]
-//! bytes on their way to the worker.
+//! power cut ends the jobs, too. Memory: an index of 40 bytes for each unanswered report, and twice [`WINDOW`]
+//! bytes: on their way to the worker, and just made.
 
 use crate::protocol::Numbered;
 use schemas::{
@@ -27,14 +27,22 @@ const SMALL: u64 = 4 * 1024 * 1024;
 /// Longest record that is believed.
 const MAX_RECORD: usize = 4 * 1024 * 1024;
 
-#[derive(Serialize, Deserialize)]
+/// [`Record`] as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum RecordRef<'a> {
+    Entry { at: Stamp, numbered: &'a Numbered },
+    Done { ids: &'a [u64] },
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Record {
     Entry { at: Stamp, numbered: Numbered },
     Done { ids: Vec<u64> },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     offset: u64,
     len: u32,
@@ -51,6 +59,9 @@ pub(crate) struct Ledger {
     live: u64,
     slots: BTreeMap<u64, Slot>,
     unsent: BTreeSet<u64>,
+    /// Those just made, so that they need not be read again.
+    fresh: BTreeMap<u64, Numbered>,
+    fresh_bytes: u64,
     in_flight: u64,
     earlier: BTreeSet<u64>,
     next_id: u64,
@@ -77,6 +88,8 @@ impl Ledger {
             live: 0,
             slots: BTreeMap::new(),
             unsent: BTreeSet::new(),
+            fresh: BTreeMap::new(),
+            fresh_bytes: 0,
             in_flight: 0,
             earlier: BTreeSet::new(),
             next_id: 1,
@@ -122,20 +135,29 @@ impl Ledger {
     }
 
     /// Writes reports down.
-    pub(crate) fn append(&mut self, reports: &[Numbered], now: Now) -> io::Result<()> {
+    pub(crate) fn append(&mut self, reports: Vec<Numbered>, now: Now) -> io::Result<()> {
         let mut bytes = Vec::new();
         for numbered in reports {
             let start = bytes.len();
-            let record = Record::Entry { at: now.wall, numbered: numbered.clone() };
-            write_record(&mut bytes, &record);
+            write_record(&mut bytes, &RecordRef::Entry { at: now.wall, numbered: &numbered });
             let len = u32::try_from(bytes.len() - start).expect("a report is far below 4 GiB");
             let offset = self.end + start as u64;
             self.slots.insert(numbered.id, Slot { offset, len, at: Some(now.at) });
             self.unsent.insert(numbered.id);
             self.live += u64::from(len);
             self.next_id = self.next_id.max(numbered.id + 1);
+            if self.fresh_bytes + u64::from(len) <= WINDOW {
+                self.fresh_bytes += u64::from(len);
+                self.fresh.insert(numbered.id, numbered);
+            }
         }
         self.write(&bytes)
+    }
+
+    fn take_fresh(&mut self, id: u64, len: u32) -> Option<Numbered> {
+        let numbered = self.fresh.remove(&id)?;
+        self.fresh_bytes -= u64::from(len);
+        Some(numbered)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -148,6 +170,7 @@ impl Ledger {
     pub(crate) fn done(&mut self, ids: &[u64]) -> io::Result<()> {
         for id in ids {
             if let Some(slot) = self.slots.remove(id) {
+                self.take_fresh(*id, slot.len);
                 self.live -= u64::from(slot.len);
                 if !self.unsent.remove(id) {
                     self.in_flight = self.in_flight.saturating_sub(u64::from(slot.len));
@@ -160,7 +183,7 @@ impl Ledger {
             return self.file.set_len(0);
         }
         let mut bytes = Vec::new();
-        write_record(&mut bytes, &Record::Done { ids: ids.to_vec() });
+        write_record(&mut bytes, &RecordRef::Done { ids });
         self.write(&bytes)?;
         self.tidy()
     }
@@ -187,13 +210,14 @@ impl Ledger {
         let (mut out, mut bytes) = (Vec::new(), 0);
         while bytes < 512 * 1024 && self.in_flight < WINDOW {
             let Some(id) = self.unsent.pop_first() else { break };
-            let Some(slot) = self.slots.get(&id) else { continue };
-            let mut buffer = vec![0; slot.len as usize];
-            self.file.read_exact_at(&mut buffer, slot.offset)?;
-            let made = slot.at;
-            self.in_flight += u64::from(slot.len);
-            bytes += u64::from(slot.len);
-            if let Some((Record::Entry { at, mut numbered }, _)) = read_record(&buffer, 0) {
+            let Some(&Slot { offset, len, at: made }) = self.slots.get(&id) else { continue };
+            self.in_flight += u64::from(len);
+            bytes += u64::from(len);
+            let found = match self.take_fresh(id, len) {
+                Some(numbered) => Some((now.wall, numbered)),
+                None => self.read(offset, len)?,
+            };
+            if let Some((at, mut numbered)) = found {
                 // Only of its own does it know how long ago that was whatever the world's clock did.
                 let ago_ms =
                     made.map_or(now.wall.0.saturating_sub(at.0), |made| now.at.since(made));
@@ -202,6 +226,15 @@ impl Ledger {
             }
         }
         Ok(out)
+    }
+
+    fn read(&self, offset: u64, len: u32) -> io::Result<Option<(Stamp, Numbered)>> {
+        let mut buffer = vec![0; len as usize];
+        self.file.read_exact_at(&mut buffer, offset)?;
+        Ok(match read_record(&buffer, 0) {
+            Some((Record::Entry { at, numbered }, _)) => Some((at, numbered)),
+            _ => None,
+        })
     }
 
     /// Writes the file anew when most of it is done with.
@@ -226,7 +259,7 @@ impl Ledger {
     }
 }
 
-fn write_record(out: &mut Vec<u8>, record: &Record) {
+fn write_record(out: &mut Vec<u8>, record: &RecordRef<'_>) {
     crate::protocol::put(out, record);
 }
 
@@ -278,7 +311,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut ledger, left) = Ledger::open(dir.path()).unwrap();
         assert!(left.reports.is_empty());
-        ledger.append(&[report(1, "a"), report(2, "b"), report(3, "c")], now(0)).unwrap();
+        ledger.append(vec![report(1, "a"), report(2, "b"), report(3, "c")], now(0)).unwrap();
         assert_eq!(ledger.next(now(250)).unwrap()[0].entry.ago_s, Seconds::from_ms(250));
         ledger.done(&[2]).unwrap();
         drop(ledger);
@@ -303,11 +336,11 @@ mod tests {
         let (mut ledger, _) = Ledger::open(dir.path()).unwrap();
         let long = "x".repeat(100_000);
         for id in 1..=100 {
-            ledger.append(&[report(id, &long)], now(0)).unwrap();
+            ledger.append(vec![report(id, &long)], now(0)).unwrap();
         }
         ledger.done(&(1..=99).collect::<Vec<_>>()).unwrap();
         assert!(fs::metadata(dir.path().join("reports.log")).unwrap().len() < 200_000);
-        ledger.append(&[report(101, "last")], now(0)).unwrap();
+        ledger.append(vec![report(101, "last")], now(0)).unwrap();
         let left = ledger.next(now(0)).unwrap();
         assert_eq!(left, [report(100, &long), report(101, "last")]);
     }

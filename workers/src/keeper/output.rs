@@ -78,6 +78,8 @@ pub(crate) struct Output {
     groups: BTreeMap<GroupKey, Group>,
     in_flight: BTreeMap<u64, InFlight>,
     in_flight_bytes: usize,
+    /// Tapes that have ended and are not done.
+    ended: usize,
     next_id: u64,
 }
 
@@ -91,6 +93,7 @@ impl Output {
             groups: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             in_flight_bytes: 0,
+            ended: 0,
             next_id: 1,
         }
     }
@@ -148,13 +151,19 @@ impl Output {
     pub(crate) fn end(&mut self, id: JobId, now: Millis) {
         for key in [(id, Stream::Stdout), (id, Stream::Stderr)] {
             let Some(entry) = self.tapes.get_mut(&key) else { continue };
-            entry.tape.end();
+            entry.tape.end(&self.folder);
             if entry.tape.is_done() {
                 self.remove(key);
             } else {
+                self.ended += 1;
                 self.wait(key, now);
             }
         }
+    }
+
+    /// About so many jobs have ended and are not wholly on the bus.
+    pub(crate) fn ended_jobs(&self) -> usize {
+        self.ended.div_ceil(2)
     }
 
     fn remove(&mut self, key: TapeKey) {
@@ -294,6 +303,7 @@ impl Output {
                 let Some(entry) = self.tapes.get_mut(&key) else { continue };
                 entry.tape.ack(start);
                 if entry.tape.is_done() {
+                    self.ended -= 1;
                     self.remove(key);
                 }
             }

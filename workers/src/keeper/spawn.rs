@@ -13,6 +13,13 @@ use std::{
     ptr,
 };
 
+/// A session of its own.
+#[cfg(target_os = "linux")]
+const SETSID: libc::c_int = libc::POSIX_SPAWN_SETSID as libc::c_int;
+/// The same on macOS, where the `libc` crate does not name it.
+#[cfg(not(target_os = "linux"))]
+const SETSID: libc::c_int = 0x400;
+
 /// What is started.
 #[derive(Debug)]
 pub(crate) struct Command<'a> {
@@ -129,7 +136,7 @@ impl Attributes {
     fn own_session_and_default_signals(&mut self) -> io::Result<()> {
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
-        let flags = libc::c_int::from(libc::POSIX_SPAWN_SETSID)
+        let flags = SETSID
             | libc::c_int::from(libc::POSIX_SPAWN_SETSIGDEF)
             | libc::c_int::from(libc::POSIX_SPAWN_SETSIGMASK);
         // SAFETY: the sets are filled before they are read; the attributes are initialised.

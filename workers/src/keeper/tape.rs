@@ -1,8 +1,8 @@
 //! One stream of one job: what was read of it and has not been acknowledged yet.
 //!
 //! The first [`INLINE_BYTES`] are kept in memory (they go into the outcome), everything behind them in
-//! unlinked files, so that a job costs at most 64 KiB of memory for each of its two streams, however much
-//! it writes. On the disk a stream takes at most its `limit_mib` under `drop`, and [`AHEAD`] and a little
+//! unlinked files, so that a job costs at most 64 KiB of memory for each of its two streams while it runs,
+//! however much it writes, and none when it has ended. On the disk a stream takes at most its `limit_mib` under `drop`, and [`AHEAD`] and a little
 //! under `wait`; nothing is ever synced, since what a crash of the keeper would lose is lost with its jobs.
 //!
 //! Under `drop`, what lies before `stored_until` (half of the limit) is sent as it comes. What lies behind
@@ -36,8 +36,8 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    #[cfg(test)]
     /// The offset behind it.
+    #[cfg(test)]
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.gap.unwrap_or(self.bytes.len() as u64)
     }
@@ -223,12 +223,19 @@ impl Tape {
         }
     }
 
-    /// No more will come. A few bytes that were never sent are left to the outcome.
-    pub(crate) fn end(&mut self) {
+    /// No more will come. A few bytes that were never sent are left to the outcome; otherwise the beginning
+    /// goes to the disk, too, since nobody knows how long it must be kept.
+    pub(crate) fn end(&mut self, folder: &Path) {
         self.ended = true;
         self.pace = Pace::Free;
         if self.sent == 0 && self.written <= TOLD_BY_OUTCOME {
             self.sent = self.written;
+        }
+        let acked = usize::try_from(self.acked()).unwrap_or(usize::MAX);
+        let head = std::mem::take(&mut self.head);
+        if acked < head.len() {
+            let stored = self.first.write(folder, acked as u64, &head[acked..]);
+            self.note(stored);
         }
     }
 
@@ -363,9 +370,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut tape = Tape::new(&policy(16, WhenFull::Drop), Millis(0), 0);
         tape.take(dir.path(), b"hello");
-        tape.end();
-        assert!(tape.is_done());
         assert_eq!(tape.head(), b"hello");
+        tape.end(dir.path());
+        assert!(tape.is_done());
     }
 
     #[test]
@@ -380,7 +387,7 @@ mod tests {
         tape.rewind();
         assert_eq!(tape.next(70_000).unwrap().offset, lost.offset);
         tape.rewind();
-        tape.end();
+        tape.end(dir.path());
         let mut seen = Vec::new();
         assert_eq!(drain(&mut tape, &mut seen), []);
         assert_eq!(seen, all);
@@ -397,7 +404,7 @@ mod tests {
             tape.take(dir.path(), chunk);
             assert_eq!(drain(&mut tape, &mut seen), []);
         }
-        tape.end();
+        tape.end(dir.path());
         let half = 1 << 19;
         let gap = (half, all.len() as u64 - 2 * half);
         assert_eq!(drain(&mut tape, &mut seen), [gap]);
@@ -413,7 +420,7 @@ mod tests {
         let all = bytes((1 << 20) - 7);
         let mut tape = Tape::new(&policy(1, WhenFull::Drop), Millis(0), 0);
         tape.take(dir.path(), &all);
-        tape.end();
+        tape.end(dir.path());
         let mut seen = Vec::new();
         assert_eq!(drain(&mut tape, &mut seen), []);
         assert!(seen == all);
@@ -443,7 +450,7 @@ mod tests {
         assert_eq!(step(&mut tape, 1999), (0, true));
         let (n, _) = step(&mut tape, 2000);
         assert_eq!(n, (30 << 4) - 144);
-        tape.end();
+        tape.end(dir.path());
         let mut rest = Vec::new();
         let gaps = drain(&mut tape, &mut rest);
         assert_eq!(gaps, [], "30 MiB are less than 17 MiB and a ring of 32");
