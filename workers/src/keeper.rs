@@ -71,6 +71,8 @@ const SWEEP_MS: u64 = 3;
 const SWEEP_AT_MOST_MS: u64 = 10_000;
 /// Orphans of jobs that run are reaped so often.
 const PATROL_MS: u64 = 1000;
+/// A keeper without a worker looks so often whether its folder is still there.
+const LOOK_MS: u64 = 1000;
 /// A keeper without jobs and without a worker ends after so long.
 const ALONE_MS: u64 = 30_000;
 /// How long a predecessor's lock is waited for.
@@ -168,6 +170,7 @@ struct Keeper {
     state_stale: bool,
     patrolled: Millis,
     alone_since: Option<Millis>,
+    looked: Millis,
     ended: bool,
 }
 
@@ -245,6 +248,7 @@ impl Keeper {
             state_stale: false,
             patrolled: now.at,
             alone_since: Some(now.at),
+            looked: now.at,
             ended: false,
         })
     }
@@ -258,7 +262,7 @@ impl Keeper {
             for (token, flags) in ready {
                 match token {
                     Token::Wake => {}
-                    Token::Listener => self.accept(),
+                    Token::Listener => self.accept(now),
                     Token::Link => self.hear(now, flags),
                     Token::Process(id) => self.exited(now, id, &mut buffer),
                     Token::Pipe(id, stream) => self.read(now, id, stream, &mut buffer),
@@ -324,7 +328,7 @@ impl Keeper {
             state.map(|(at, _)| *at + STATE_MS),
             sweeping.then(|| now + SWEEP_MS),
             (!self.live.is_empty()).then(|| self.patrolled + PATROL_MS),
-            self.alone_since.map(|since| since + ALONE_MS),
+            self.alone_since.map(|since| (since + ALONE_MS).min(self.looked + LOOK_MS)),
         ];
         let ms = next.into_iter().flatten().min()?.since(now);
         // A millisecond more, since the clock is cut off at whole ones.
@@ -336,8 +340,10 @@ impl Keeper {
         self.link.as_ref().is_some_and(|link| link.unsent() < MAX_UNSENT)
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, now: Now) {
         while let Some(mut link) = self.listener.accept() {
+            // One that went just before this one came may not have been seen to go.
+            self.hear(now, PollFlags::IN);
             if self.link.is_some() {
                 let pid = self.hello.as_ref().map_or(0, |hello| hello.pid);
                 let why =
@@ -745,16 +751,28 @@ impl Keeper {
             self.leave();
             return;
         }
-        if self.link.is_some() || !idle {
+        if self.link.is_some() {
             self.alone_since = None;
-        } else {
-            let since = *self.alone_since.get_or_insert(now.at);
-            if now.at.since(since) >= ALONE_MS {
-                // Without a goodbye: the next keeper says that this one is gone.
-                tracing::info!("no worker has come and no job is left");
-                self.ended = true;
-            }
+            return;
         }
+        let since = *self.alone_since.get_or_insert(now.at);
+        let lost = now.at >= self.looked + LOOK_MS && self.is_out_of_reach(now);
+        if lost && !idle && !self.core.is_leaving() {
+            tracing::warn!("the node's folder is gone, and no worker can come back");
+            self.step(now, Event::Leave { now: true });
+        }
+        if idle && (lost || now.at.since(since) >= ALONE_MS) {
+            // Without a goodbye: the next keeper says that this one is gone.
+            tracing::info!("no worker has come and no job is left");
+            tree::kill_all_orphans();
+            self.ended = true;
+        }
+    }
+
+    /// Whether somebody has removed the folder, so that nobody finds the way here.
+    fn is_out_of_reach(&mut self, now: Now) -> bool {
+        self.looked = now.at;
+        !self.folder.join("keeper.json").exists()
     }
 
     fn leave(&mut self) {

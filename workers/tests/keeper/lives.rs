@@ -33,6 +33,7 @@ pub(crate) fn all() -> Vec<Trial> {
         a_keeper_that_leaves_waits_for_its_jobs,
         a_keeper_that_leaves_at_once_reports_them_lost,
         a_keeper_ends_with_reports_left_for_the_next,
+        a_keeper_whose_folder_is_removed_ends_with_its_jobs,
     ]
 }
 
@@ -265,4 +266,15 @@ fn a_keeper_ends_with_reports_left_for_the_next() {
     assert_eq!(desk.reports[0].entry.instance, first);
     desk.run_after(job(&["true"]));
     assert!(desk.failed.is_empty(), "it ended in order");
+}
+
+fn a_keeper_whose_folder_is_removed_ends_with_its_jobs() {
+    let mut house = House::new();
+    let mut desk = house.attach();
+    desk.start(sh("echo $$; setsid sleep 1000"));
+    let pid = lines(&mut desk, 1).remove(0);
+    drop(desk);
+    std::fs::remove_dir_all(house.folder()).unwrap();
+    house.keeper.wait().unwrap();
+    assert!(!is_alive(&pid));
 }
