@@ -12,6 +12,7 @@ mod hub;
 mod ingress;
 mod pace;
 mod results;
+mod sweep;
 
 pub use actor::{Error, Handle, start};
 
@@ -38,6 +39,10 @@ pub struct Settings {
     pub open_requests: usize,
     /// How often the scheduler is asked for its nodes.
     pub nodes_every_s: Seconds,
+    /// How often it is looked whether the stream of output is nearly full.
+    pub sweep_every_s: Seconds,
+    /// Output of a work that ended more recently than this stays, however full it is.
+    pub output_stays_s: Seconds,
     /// How long output may come after its work has ended, before a follower is told that this was
     /// all.
     pub output_grace_s: Seconds,
@@ -58,6 +63,8 @@ impl Default for Settings {
             follows_per_caller: 256,
             open_requests: 16_384,
             nodes_every_s: Seconds::new(10),
+            sweep_every_s: Seconds::new(5),
+            output_stays_s: Seconds::new(120),
             output_grace_s: Seconds::new(10),
             probe_s: Seconds::new(60),
             read_every_s: Seconds::new(5),

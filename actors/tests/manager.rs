@@ -69,6 +69,7 @@ fn trials() -> Vec<Trial> {
         trial("another_nodes_frames_are_not_shown", |h| Box::pin(forged(h))),
         trial("four_mebibytes_come_whole_to_who_acknowledges", |h| Box::pin(acknowledged(h))),
         trial("a_paced_reader_makes_room_for_what_comes", |h| Box::pin(paced(h))),
+        trial("old_output_makes_room_when_the_stream_is_nearly_full", |h| Box::pin(swept(h))),
         trial("a_follow_ends_when_nobody_listens_any_more", |h| Box::pin(dead(h))),
         trial("what_was_put_into_the_inbox_runs_when_a_manager_is_up", |h| Box::pin(inbox(h))),
         trial("a_manager_that_stops_answers_who_is_held", |h| Box::pin(stopping(h))),
@@ -108,9 +109,13 @@ impl House {
     }
 
     async fn start_manager(&self) -> Handle {
+        self.start_manager_with(settings()).await
+    }
+
+    async fn start_manager_with(&self, settings: manager::Settings) -> Handle {
         let url = self.server.as_ref().unwrap().url();
         let bus = connect(&url, &self.paths, "manager").await;
-        let handle = manager::start(bus, settings()).await.unwrap();
+        let handle = manager::start(bus, settings).await.unwrap();
         handle.ready().await.unwrap();
         handle
     }
@@ -189,6 +194,7 @@ fn settings() -> manager::Settings {
     manager::Settings {
         store_mib: 1024,
         output_mib: Some(8),
+        read_every_s: Seconds::from_ms(200),
         follows_per_caller: 3,
         output_grace_s: Seconds::from_ms(500),
         ..manager::Settings::default()
@@ -536,6 +542,45 @@ async fn paced(house: House) {
     assert!(reading.await.unwrap() == whole, "what was read is not what was written");
     let mut other = house.follow(json!({"work": kept})).await;
     assert_eq!(bytes_of(&other.rest().await), b"kept");
+}
+
+/// Eight works that end one after another, each with 1 MiB of output, in a stream of 8 MiB.
+async fn swept(mut house: House) {
+    house.manager.take().unwrap().stop().await;
+    let settings = manager::Settings {
+        sweep_every_s: Seconds::from_ms(100),
+        output_stays_s: Seconds::from_ms(0),
+        ..settings()
+    };
+    let _manager = house.start_manager_with(settings).await;
+    let mut works = Vec::new();
+    for n in 0..8 {
+        let work = house.submit(json!({"name": format!("w{n}"), "argv": ["x"]})).await;
+        house.assign(work, Indices::one(0)).await;
+        house.end(work, Indices::one(0), &[], 1 << 20).await;
+        works.push(work);
+    }
+    for work in &works {
+        for part in 0..4 {
+            let piece = vec![b'a' + part; 256 * 1024];
+            let frames = vec![frame(0, u64::from(part) * 256 * 1024, &piece)];
+            let at = subject::out(&OwnerName::owner(), *work, &StreamName::stdout(), &node());
+            let body: bytes::Bytes = codec::encode(Encoding::MsgPack, &Frames { frames }).into();
+            while let Err(error) =
+                house.bus.log(OUTPUT).append(&at, body.clone(), &Expect::Any).await
+            {
+                assert!(matches!(error, StoreError::Full(_)), "{error}");
+            }
+        }
+    }
+    let last = bytes_of(&house.follow(json!({"work": "w7"})).await.rest().await);
+    assert_eq!(last.len(), 1 << 20, "the last of them is whole");
+    let log = house.bus.log(OUTPUT);
+    let of = async |work: WorkId| log.subjects(&format!("lh.out.owner.{work}.>")).await;
+    while !of(works[0]).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!of(works[7]).await.unwrap_or_default().is_empty());
 }
 
 async fn dead(house: House) {

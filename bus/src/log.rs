@@ -187,6 +187,19 @@ impl Log {
         .await
     }
 
+    /// How many messages there are on each subject that fits `filter`.
+    pub async fn subjects(&self, filter: &str) -> Result<Vec<(String, u64)>, Error> {
+        let stream = self.stream().await?;
+        let found = stream.info_with_subjects(filter).await;
+        let mut found = found.map_err(|error| self.failed("asking", error))?;
+        let mut subjects = Vec::new();
+        while let Some(next) = found.next().await {
+            let (subject, count) = next.map_err(|error| self.failed("asking", error))?;
+            subjects.push((subject, count as u64));
+        }
+        Ok(subjects)
+    }
+
     /// Removes the messages on a subject, those before `before` only if given.
     pub async fn purge(&self, filter: &str, before: Option<Seq>) -> Result<(), Error> {
         let stream = self.stream().await?;

@@ -198,6 +198,7 @@ struct State {
     collecting: Arc<Semaphore>,
     writing: usize,
     asked_nodes_at: u64,
+    swept_at: u64,
     serving: bool,
     stop: Option<(oneshot::Sender<()>, u64)>,
 }
@@ -239,6 +240,7 @@ impl Actor for Manager {
             collecting: Arc::new(Semaphore::new(COLLECTING)),
             writing: 0,
             asked_nodes_at: 0,
+            swept_at: bus::clock::at().0,
             serving: false,
             stop: None,
         })
@@ -412,6 +414,16 @@ impl State {
         self.step(me, Event::Tick).await;
         while self.helpers.try_join_next().is_some() {}
         let now = bus::clock::at();
+        if self.serving && now.0.saturating_sub(self.swept_at) >= self.hub.settings.sweep_every_s.ms
+        {
+            self.swept_at = now.0;
+            let hub = self.hub.clone();
+            self.helpers.spawn(async move {
+                if let Err(error) = hub.sweep(bus::clock::wall()).await {
+                    tracing::warn!(%error, "no room was made for output");
+                }
+            });
+        }
         let every = self.hub.settings.nodes_every_s.ms.max(TICK.as_millis() as u64);
         if self.serving && now.0.saturating_sub(self.asked_nodes_at) >= every {
             self.asked_nodes_at = now.0;

@@ -448,6 +448,12 @@ impl Core {
         self.former.get(&work).map_or(&[], Vec::as_slice)
     }
 
+    /// When a work ended: `None` while it runs, the beginning of time when nobody knows it any more.
+    pub(crate) fn ended_at(&self, work: WorkId) -> Option<Stamp> {
+        let found = self.pools.values().find_map(|pool| pool.fold.work(work));
+        found.map_or(Some(Stamp(0)), |work| work.ended_at)
+    }
+
     /// How a work stands at a moment.
     pub(crate) fn summary_now(&mut self, now: Now, work: WorkId) -> Option<Summary> {
         self.now = now;

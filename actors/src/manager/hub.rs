@@ -4,7 +4,11 @@
 //! A follower who cannot keep up costs nobody anything: what does not fit into his queue is dropped
 //! and marked, and he reads it again from the stream.
 
-use super::{Settings, core::Core};
+use super::{
+    Settings,
+    core::Core,
+    sweep::{self, Kept},
+};
 use bus::{
     Bus, Error, Hearing,
     log::{Stored, Tail},
@@ -362,6 +366,33 @@ impl Hub {
         let log = self.bus.log(bus::streams::journal(pool));
         let last = log.last(&format!("lh.fact.{pool}.>")).await?;
         Ok(last.map_or(0, |stored| stored.seq))
+    }
+
+    /// Makes room in the stream of output, when it is nearly full.
+    pub(crate) async fn sweep(&self, now: Stamp) -> Result<(), Error> {
+        let log = self.bus.log(bus::streams::OUTPUT);
+        let state = log.state().await?;
+        if !sweep::is_full(state.bytes, state.max_bytes) {
+            return Ok(());
+        }
+        let mut kept: BTreeMap<WorkId, Kept> = BTreeMap::new();
+        for (at, messages) in log.subjects("lh.out.>").await? {
+            let Some(out) = subject::parse_out(&at) else { continue };
+            let entry = kept.entry(out.work).or_insert_with(|| Kept {
+                owner: out.owner,
+                work: out.work,
+                messages: 0,
+                ended_at: self.core().ended_at(out.work),
+            });
+            entry.messages += messages;
+        }
+        let kept: Vec<Kept> = kept.into_values().collect();
+        let until = now.minus_ms(self.settings.output_stays_s.ms);
+        for (owner, work) in sweep::choose(&kept, until) {
+            tracing::info!(%owner, %work, "output makes room");
+            log.purge(&format!("lh.out.{owner}.{work}.>"), None).await?;
+        }
+        Ok(())
     }
 
     /// A message of a journal; `None` when it is gone or makes no sense.
