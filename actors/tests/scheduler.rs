@@ -537,6 +537,9 @@ async fn away(mut house: House) {
     house.server.take().unwrap().stop().await.unwrap();
     house.server = Some(start_server(&house.paths, &house.lock).await);
     connection.wait_for(|c| c.up && c.made > made).await.unwrap();
+    // The consumer died with the bus.
+    let from = house.fold.last_seq() + 1;
+    house.tail = house.bus.log(journal(&pool())).tail("lh.fact.main.>", from).await.unwrap();
     let work = house.accept(r#"{"tasks":[{"name":"a","run":{"echo":""}}]}"#).await;
     assert_eq!(house.ended(work).await, WorkState::Finished);
     scheduler.stop().await;

@@ -564,45 +564,70 @@ async fn tick(shared: Arc<Shared>) {
     }
 }
 
-/// Reads the journal from its start and goes on with what comes.
+/// Reads the journal from its start and goes on with what comes. After a lost connection it begins
+/// again behind the last message: a consumer that died with the bus is noticed only after seconds.
 async fn tail(shared: Arc<Shared>, actor: ActorRef<Msg>, turn: u64) {
-    let log = shared.log();
-    let mut tail = loop {
-        match log.tail(&format!("lh.fact.{}.>", shared.pool), 1).await {
-            Ok(tail) => break tail,
+    let mut connection = shared.bus.connection();
+    let mut from = 1;
+    loop {
+        let made = connection.borrow_and_update().made;
+        let mut tail = match shared.log().tail(&format!("lh.fact.{}.>", shared.pool), from).await {
+            Ok(tail) => tail,
             Err(error) => {
                 tracing::debug!(pool = %shared.pool, %error, "the journal cannot be read yet");
                 tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
+        if tail.behind() == 0 {
+            caught_up(&shared, turn);
+        }
+        loop {
+            let batch = tokio::select! {
+                batch = tail.next_batch(FACTS) => batch,
+                again = connection.wait_for(|now| now.up && now.made != made) => {
+                    if again.is_err() {
+                        return;
+                    }
+                    break;
+                }
+            };
+            let Some(last) = batch.last() else { return };
+            from = last.seq + 1;
+            let all = last.pending == 0;
+            *locked(&shared.last) = Some((last.seq, last.at));
+            if let Err(error) = put_facts(&shared, turn, &batch).await {
+                let _ = actor.cast(Msg::TooNew(error.to_string()));
+                return;
+            }
+            if all {
+                caught_up(&shared, turn);
             }
         }
-    };
-    if tail.behind() == 0 {
-        shared.is_caught_up.send_replace(true);
     }
-    loop {
-        let batch = tail.next_batch(FACTS).await;
-        let Some(last) = batch.last() else { return };
-        let all = last.pending == 0;
-        *locked(&shared.last) = Some((last.seq, last.at));
-        let mut events = Vec::with_capacity(batch.len());
-        for stored in &batch {
-            match read_fact(stored) {
-                Ok(Some(event)) => events.push(event),
-                Ok(None) => {}
-                Err(error @ FactError::Malformed { .. }) => {
-                    shared.count_garbage(&stored.subject, &error);
-                }
-                Err(error @ FactError::UnknownKind(_)) => {
-                    let _ = actor.cast(Msg::TooNew(error.to_string()));
-                    return;
-                }
+}
+
+fn caught_up(shared: &Shared, turn: u64) {
+    if turn == shared.now_turn() {
+        shared.is_caught_up.send_if_modified(|all| !std::mem::replace(all, true));
+    }
+}
+
+/// Fails when the journal holds what only a newer version understands.
+async fn put_facts(shared: &Shared, turn: u64, batch: &[Stored]) -> Result<(), FactError> {
+    let mut events = Vec::with_capacity(batch.len());
+    for stored in batch {
+        match read_fact(stored) {
+            Ok(Some(event)) => events.push(event),
+            Ok(None) => {}
+            Err(error @ FactError::Malformed { .. }) => {
+                shared.count_garbage(&stored.subject, &error);
             }
-        }
-        shared.queue.put(turn, events).await;
-        if all && turn == shared.now_turn() {
-            shared.is_caught_up.send_if_modified(|all| !std::mem::replace(all, true));
+            Err(error @ FactError::UnknownKind(_)) => return Err(error),
         }
     }
+    shared.queue.put(turn, events).await;
+    Ok(())
 }
 
 fn read_fact(stored: &Stored) -> Result<Option<Event>, FactError> {
