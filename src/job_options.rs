@@ -14,11 +14,14 @@ use schemas::{
 };
 use std::collections::BTreeMap;
 
+/// A command of so many characters is a name; of a longer one the beginning is.
+const LONGEST_NAME: usize = 40;
+
 /// Options of one job.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Job")]
 pub(crate) struct JobOptions {
-    /// What people shall call it
+    /// What people shall call it [default: the beginning of the command]
     #[arg(long)]
     name: Option<String>,
     /// Cores it takes, such as 2 or 0.5 [default: 1]
@@ -68,7 +71,7 @@ impl JobOptions {
         };
         Ok(Submit {
             work: Some(fresh_work()),
-            name: self.name.clone().unwrap_or_default(),
+            name: self.name.clone().unwrap_or_else(|| name_of(argv)),
             pool: Some(app.settings().pool.clone()),
             priority: self.priority,
             run: Some(Run::Process(Process {
@@ -104,6 +107,19 @@ impl JobOptions {
     }
 }
 
+/// What a work is called when nobody says how: the beginning of its command.
+fn name_of(argv: &[String]) -> String {
+    let words: Vec<&str> = argv.iter().flat_map(|word| word.split_whitespace()).collect();
+    let line = words.join(" ");
+    let plain = line.chars().filter(|c| !c.is_control());
+    if line.chars().count() <= LONGEST_NAME {
+        return plain.collect();
+    }
+    let mut name: String = plain.take(LONGEST_NAME - 1).collect();
+    name.push('…');
+    name
+}
+
 /// A new id of a work; ids sort by the time at which they were made.
 pub(crate) fn fresh_work() -> WorkId {
     WorkId(uuid::Uuid::now_v7())
@@ -114,5 +130,21 @@ fn one_or_many<T: Clone>(names: &[T]) -> Option<OneOrMany<T>> {
         [] => None,
         [one] => Some(OneOrMany::One(one.clone())),
         many => Some(OneOrMany::Many(many.to_vec())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_work_without_a_name_is_called_by_its_command() {
+        let name =
+            |words: &[&str]| name_of(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert_eq!(name(&["uname", "-a"]), "uname -a");
+        assert_eq!(name(&["sh", "-c", "one\n\ttwo\x1b"]), "sh -c one two");
+        let long = name(&["echo", &"x".repeat(500)]);
+        assert_eq!(long.chars().count(), LONGEST_NAME);
+        assert!(long.ends_with('…'));
     }
 }

@@ -92,11 +92,12 @@ fn moment_in(at: Stamp, now: Stamp, zone: TimeZone) -> String {
     at_local.strftime(format).to_string()
 }
 
-/// A duration in at most two units: `0.3 s`, `12 s`, `3 m 5 s`, `2 h 10 m`, `3 d 4 h`.
+/// A duration in at most two units: `25 ms`, `1.3 s`, `12 s`, `3 m 5 s`, `2 h 10 m`, `3 d 4 h`.
 pub(crate) fn span(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
-        0..10 => format!("{:.1} s", ms as f64 / 1000.0),
+        0 => format!("{ms} ms"),
+        1..10 => format!("{:.1} s", ms as f64 / 1000.0),
         10..60 => format!("{seconds} s"),
         60..3600 => format!("{} m {} s", seconds / 60, seconds % 60),
         3600..86400 => format!("{} h {} m", seconds / 3600, seconds % 3600 / 60),
@@ -140,7 +141,8 @@ mod tests {
 
     #[test]
     fn spans_have_two_units_at_most() {
-        assert_eq!(span(250), "0.2 s");
+        assert_eq!(span(250), "250 ms");
+        assert_eq!(span(1250), "1.2 s");
         assert_eq!(span(12_000), "12 s");
         assert_eq!(span(185_000), "3 m 5 s");
         assert_eq!(span(7_800_000), "2 h 10 m");

@@ -81,7 +81,8 @@ async fn output(program: &str, args: &[&str], folder: &Path) -> anyhow::Result<S
         })?;
     if !run.status.success() {
         let said = String::from_utf8_lossy(&run.stderr);
-        anyhow::bail!("`{shown}` failed ({}): {}", run.status, said.trim());
+        let said: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).take(3).collect();
+        anyhow::bail!("`{shown}` failed ({}): {}", run.status, said.join("; "));
     }
     Ok(String::from_utf8(run.stdout)?)
 }
