@@ -12,6 +12,7 @@ use figment::{
     value::{Dict, Map, Value},
 };
 use schemas::{
+    time::Seconds,
     token::{CallerName, NodeName, PoolName, SiteName},
     work::check::nearest,
 };
@@ -46,6 +47,10 @@ pub(crate) struct Settings {
     pub(crate) bus: BusSettings,
     /// This machine as a node.
     pub(crate) worker: WorkerSettings,
+    /// The manager, where it runs here.
+    pub(crate) manager: actors::manager::Settings,
+    /// The scheduler, where it runs here.
+    pub(crate) scheduler: actors::scheduler::Settings,
 }
 
 /// The bus's server.
@@ -68,6 +73,14 @@ pub(crate) struct WorkerSettings {
     pub(crate) site: Option<SiteName>,
     /// What it lends, such as `cpus=6,memory=24GiB`; by default what it has.
     pub(crate) lend: Option<String>,
+    /// Between beats; by default 2 s.
+    pub(crate) beat_s: Option<Seconds>,
+    /// From TERM to KILL; by default 5 s.
+    pub(crate) grace_s: Option<Seconds>,
+    /// The shortest time that a job lives on without a worker; by default 30 s.
+    pub(crate) lost_after_s: Option<Seconds>,
+    /// How long a job that waits for a reader waits for one; by default 30 s.
+    pub(crate) reader_after_s: Option<Seconds>,
 }
 
 impl Default for Settings {
@@ -79,6 +92,8 @@ impl Default for Settings {
             pool: PoolName::main(),
             bus: BusSettings::default(),
             worker: WorkerSettings::default(),
+            manager: actors::manager::Settings::default(),
+            scheduler: actors::scheduler::Settings::default(),
         }
     }
 }
@@ -112,6 +127,21 @@ impl Environment {
             Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
         };
         self.variables.iter().filter_map(text).collect()
+    }
+
+    /// All of it.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.variables.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
+    /// The same without what names a house; where the bus's server lies is true of any.
+    pub(crate) fn for_a_new_house(&self) -> Self {
+        let mut variables = self.variables.clone();
+        variables.retain(|name, _| {
+            let name = name.to_string_lossy();
+            !name.starts_with(PREFIX) || name == "LONGHOUSE_BUS__SERVER"
+        });
+        Self { variables }
     }
 
     /// `LONGHOUSE_*`, as settings: `LONGHOUSE_BUS__PORT` is `bus.port`.
@@ -366,6 +396,14 @@ mod tests {
     fn what_a_job_is_told_about_itself_is_no_setting() {
         let variables = [("LONGHOUSE_WORK", "x"), ("LONGHOUSE_INDEX", "1"), ("LONGHOUSE_DIR", "/")];
         assert!(read("", &variables, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_new_house_is_not_told_of_the_old_one() {
+        let variables = [("LONGHOUSE_URL", "x"), ("LONGHOUSE_BUS__SERVER", "/n"), ("PATH", "/bin")];
+        let left = environment(&variables).for_a_new_house();
+        let names: Vec<_> = left.all().map(|(name, _)| name.to_string_lossy()).collect();
+        assert_eq!(names, ["LONGHOUSE_BUS__SERVER", "PATH"]);
     }
 
     #[test]

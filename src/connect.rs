@@ -51,8 +51,17 @@ pub(crate) fn door(app: &App) -> anyhow::Result<Door> {
         .into())
 }
 
-/// Connects.
+/// Connects as a client.
 pub(crate) async fn connect(app: &App) -> anyhow::Result<Bus> {
+    knock(app, format!("longhouse client (process {})", std::process::id())).await
+}
+
+/// Connects as a part of the house.
+pub(crate) async fn part(app: &App, part: &str) -> anyhow::Result<Bus> {
+    knock(app, format!("longhouse {part} (process {})", std::process::id())).await
+}
+
+async fn knock(app: &App, name: String) -> anyhow::Result<Bus> {
     let door = door(app)?;
     if let Some(creds) = &door.creds
         && !creds.is_file()
@@ -67,7 +76,7 @@ pub(crate) async fn connect(app: &App) -> anyhow::Result<Bus> {
     let settings = bus::Settings {
         url: door.url,
         creds: door.creds,
-        name: format!("longhouse client (process {})", std::process::id()),
+        name,
         caller: app.settings().caller.clone(),
         inbox_prefix: None,
     };

@@ -31,6 +31,7 @@ mod report;
 mod results;
 mod retry;
 mod run;
+mod running;
 mod schema;
 mod send;
 mod show;
@@ -92,14 +93,14 @@ struct Global {
     /// Print what programs can read: the messages of the wire
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
-    /// When to use colours
+    /// When to use colours: auto, always or never
     #[arg(
         long,
         global = true,
         value_enum,
         default_value_t,
         value_name = "WHEN",
-        hide_possible_values = false,
+        hide_possible_values = true,
         help_heading = "Output"
     )]
     color: Color,

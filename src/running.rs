@@ -4,7 +4,7 @@
 //! Parts end in one order over all processes of the folder: nodes, then manager and scheduler,
 //! then the bus.
 
-use crate::{app::App, failure::Failure, terminal};
+use crate::{app::App, failure::Failure, style, terminal};
 use anyhow::Context;
 use bus::{
     Bus,
@@ -73,7 +73,7 @@ impl Parts {
             out.push("scheduler".to_owned());
         }
         if let Some(agent) = &self.agent {
-            out.push(format!("node {}", agent.name()));
+            out.push(format!("node {}", agent.node()));
         }
         out.join(", ")
     }
@@ -164,7 +164,7 @@ impl Findable {
         let note = folder.join(format!("{pid}.json"));
         // Left over from an earlier process with this number.
         let _ = std::fs::remove_file(&socket);
-        let listener = workers::socket::listen(&socket).with_context(doing)?;
+        let listener = workers::listen(&socket).with_context(doing)?;
         listener.set_nonblocking(true).with_context(doing)?;
         let listener = UnixListener::from_std(listener).with_context(doing)?;
         let text = serde_json::to_vec(&Note { pid, parts, socket: socket.clone() })?;
@@ -263,8 +263,10 @@ async fn end_layer(
 ) -> anyhow::Result<()> {
     match end.end {
         Layer::Worker => {
-            let Some(agent) = parts.agent.take() else { return Ok(()) };
-            end_worker(agent, end.how, say, interrupt).await
+            if let Some(agent) = parts.agent.take() {
+                end_worker(agent, end.how, say, interrupt).await;
+            }
+            Ok(())
         }
         Layer::Actors => {
             parts.end_actors().await;
@@ -279,50 +281,54 @@ async fn end_worker(
     how: How,
     say: &dyn Fn(&str),
     interrupt: &mut tokio::signal::unix::Signal,
-) -> anyhow::Result<()> {
-    let name = agent.name().clone();
-    let held = agent.held();
+) {
+    let name = agent.node().clone();
     match how {
         How::Detach => {
-            let until = agent.detach().await?;
-            match until {
-                Some(lease) if !held.is_empty() => say(&format!(
-                    "node {name}: {} on with their keeper; they wait {} for the next worker",
-                    live(&held),
-                    crate::style::duration(lease)
-                )),
-                _ => {}
+            let held = agent.detach().await;
+            if held.running + held.queued > 0 {
+                say(&format!("node {name}: {}", live(&held)));
             }
         }
-        How::Now => agent.leave(true).await?,
+        How::Now => agent.leave(true).await,
         How::Wait => {
-            if !held.is_empty() {
+            let held = agent.held();
+            let jobs = held.running + held.queued;
+            if jobs > 0 {
                 say(&format!(
                     "node {name}: waiting for {}; Ctrl-C ends them, SIGTERM leaves them to their keeper",
-                    runs(&held)
+                    style::count(jobs, "job")
                 ));
-                for job in held.iter().take(5) {
-                    say(&format!("  {job}"));
-                }
             }
+            let hurry = agent.hurry();
+            let mut leave = std::pin::pin!(agent.leave(false));
             tokio::select! {
-                left = agent.leave(false) => left?,
+                () = &mut leave => return,
                 _ = interrupt.recv() => {
                     say(&format!("node {name}: ending its jobs"));
-                    agent.leave(true).await?;
+                    hurry.await;
                 }
             }
+            leave.await;
         }
     }
-    Ok(())
 }
 
-fn live(held: &[String]) -> String {
-    if held.len() == 1 { "1 job lives".to_owned() } else { format!("{} jobs live", held.len()) }
-}
-
-fn runs(held: &[String]) -> String {
-    if held.len() == 1 { "1 job".to_owned() } else { format!("{} jobs", held.len()) }
+/// That jobs live on, and until when.
+fn live(held: &workers::Held) -> String {
+    let jobs = held.running + held.queued;
+    let verb = if jobs == 1 { "lives" } else { "live" };
+    let until = match (held.first_lost_after, held.last_lost_after) {
+        (Some(first), Some(last)) if first == last => style::span(first.ms),
+        (Some(first), Some(last)) => {
+            format!("{} to {}", style::span(first.ms), style::span(last.ms))
+        }
+        _ => "a while".to_owned(),
+    };
+    format!(
+        "{} {verb} on with the keeper, for {until} without a worker; the next `up` or `worker` takes them up",
+        style::count(jobs, "job")
+    )
 }
 
 /// One connection of a `down`.
@@ -354,13 +360,12 @@ pub(crate) fn found(dir: &Path) -> Vec<Note> {
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        let Some(note) = std::fs::read(&path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<Note>(&text).ok())
+        let Some(note) =
+            std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok())
         else {
             continue;
         };
-        if workers::socket::connect(&note.socket).is_ok() {
+        if workers::dial(&note.socket).is_ok() {
             out.push(note);
         } else {
             let _ = std::fs::remove_file(&note.socket);
@@ -379,15 +384,29 @@ pub(crate) async fn end_in(
     say: &dyn Fn(&str),
 ) -> anyhow::Result<()> {
     let gone = || format!("process {} ({}) does not listen", note.pid, note.parts);
-    let Ok(stream) = workers::socket::connect(&note.socket) else { return Ok(()) };
+    let Ok(stream) = workers::dial(&note.socket) else { return Ok(()) };
     stream.set_nonblocking(true).with_context(gone)?;
     let stream = UnixStream::from_std(stream).with_context(gone)?;
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(&End { end, how })?;
     line.push(b'\n');
-    write.write_all(&line).await.with_context(gone)?;
+    // A process that ends at this very moment closes the connection: what it had has ended with it.
+    let ended = |error: &std::io::Error| {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+        matches!(error.kind(), BrokenPipe | ConnectionReset)
+    };
+    match write.write_all(&line).await {
+        Err(error) if ended(&error) => return Ok(()),
+        written => written.with_context(gone)?,
+    }
     let mut lines = BufReader::new(read).lines();
-    while let Some(line) = lines.next_line().await.with_context(gone)? {
+    loop {
+        let line = match lines.next_line().await {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(error) if ended(&error) => break,
+            Err(error) => return Err(error).with_context(gone),
+        };
         match serde_json::from_str(&line) {
             Ok(Word::Say(text)) => say(&text),
             Ok(Word::Done) => return Ok(()),

@@ -1,9 +1,21 @@
 //! `longhouse worker`: lends this machine to a house that is up elsewhere.
 
-use crate::{app::App, config::Flag, report::Report};
+use crate::{
+    app::App,
+    config::Flag,
+    connect,
+    failure::Failure,
+    report::Report,
+    running::{self, OnInterrupt, Parts},
+    terminal, up,
+};
+use anyhow::Context;
 use figment::value::Value;
-use schemas::token::{NodeName, PoolName, SiteName};
-use std::ffi::OsString;
+use schemas::{
+    time::Seconds,
+    token::{NodeName, PoolName, SiteName},
+};
+use std::{ffi::OsString, time::Duration};
 
 /// Lend this machine to a house; Ctrl-C leaves its jobs to the next worker
 #[derive(Debug, clap::Args)]
@@ -36,9 +48,47 @@ impl Worker {
         out
     }
 
-    pub(crate) async fn run(self, _app: &App) -> anyhow::Result<Report> {
-        anyhow::bail!("`worker` is not assembled")
+    pub(crate) async fn run(self, app: &App) -> anyhow::Result<Report> {
+        let agent = start(app).await?;
+        let bus = connect::part(app, "worker").await?;
+        up::node_ready(app, bus.clone(), &agent).await?;
+        terminal::print(&format!("ready {} at {}\n", agent.node(), bus.url()))?;
+        let parts = Parts { agent: Some(agent), bus: Some(bus), ..Parts::default() };
+        running::until_ended(app, parts, OnInterrupt::Detach).await?;
+        Ok(Report::nothing())
     }
+}
+
+/// Starts the node of this process.
+pub(crate) async fn start(app: &App) -> anyhow::Result<workers::Agent> {
+    let settings = app.settings();
+    let node = &settings.worker;
+    let bus = connect::part(app, "worker").await?;
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let program = std::env::current_exe().context("could not find this program's own file")?;
+    let mut told = workers::Settings::new(app.dir.clone(), host, program);
+    told.name = node.name.clone();
+    told.site = node.site.clone();
+    told.pool = settings.pool.clone();
+    if let Some(lend) = &node.lend {
+        told.lend = lend.parse().map_err(|error: workers::LendError| {
+            Failure::usage(format!("`lend` makes no sense: {error}"))
+                .hint("for example `--lend cpus=6,memory=24GiB,gpus=1`")
+        })?;
+    }
+    told.env = app.environment.for_keeper();
+    let set = |to: &mut Duration, from: Option<Seconds>| {
+        *to = from.map_or(*to, |from| Duration::from_millis(from.ms));
+    };
+    set(&mut told.beat, node.beat_s);
+    set(&mut told.grace, node.grace_s);
+    set(&mut told.lost_after, node.lost_after_s);
+    set(&mut told.reader_after, node.reader_after_s);
+    let agent = workers::start(bus, told).await.context("could not start the node")?;
+    if let Some(note) = agent.note() {
+        terminal::say(note);
+    }
+    Ok(agent)
 }
 
 /// The small process that owns a node's jobs
@@ -51,7 +101,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     pub(crate) fn run(self) -> std::process::ExitCode {
-        crate::terminal::say(&format!("`keeper` is not assembled ({:?})", self.arguments));
-        std::process::ExitCode::FAILURE
+        let code = workers::keeper_main(&self.arguments);
+        u8::try_from(code).unwrap_or(u8::MAX).into()
     }
 }

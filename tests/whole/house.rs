@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStderr, ChildStdout, Command},
+    sync::watch,
 };
 
 /// No event takes this long; one that does not come at all must not hang the build.
@@ -34,11 +35,12 @@ pub(crate) struct House {
 pub(crate) struct Process {
     /// The process; killed when dropped.
     pub(crate) child: Child,
-    /// What it prints, line by line, after its `ready`.
-    pub(crate) stdout: Lines<BufReader<ChildStdout>>,
+    /// Held, so that it may print.
+    _stdout: Lines<BufReader<ChildStdout>>,
     /// Its `ready` line.
     pub(crate) ready: String,
-    stderr: tokio::task::JoinHandle<String>,
+    stderr: watch::Receiver<String>,
+    reader: tokio::task::JoinHandle<()>,
 }
 
 impl Process {
@@ -56,7 +58,14 @@ impl Process {
     /// Waits until it has ended; its exit status and what it said on stderr.
     pub(crate) async fn ended(mut self) -> (std::process::ExitStatus, String) {
         let status = patiently("the end of a process", self.child.wait()).await.unwrap();
-        (status, self.stderr.await.unwrap())
+        self.reader.await.unwrap();
+        (status, self.stderr.borrow().clone())
+    }
+
+    /// Waits until it has said something on stderr.
+    pub(crate) async fn says(&mut self, text: &str) {
+        let said = self.stderr.wait_for(|said| said.contains(text));
+        patiently(&format!("`{text}`"), said).await.unwrap();
     }
 }
 
@@ -110,7 +119,7 @@ impl House {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self._temp.path())
             .env("LONGHOUSE_DIR", &self.dir)
-            .env("LONGHOUSE_NATS_SERVER", nats_server())
+            .env("LONGHOUSE_BUS__SERVER", nats_server())
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -130,17 +139,19 @@ impl House {
     pub(crate) async fn spawn(&self, args: &[&str]) -> Result<Process, String> {
         let mut child = self.command(args).spawn().unwrap();
         let stdout = child.stdout.take().expect("it is piped");
-        let stderr = tokio::spawn(read_all(child.stderr.take().expect("it is piped")));
+        let (said, stderr) = watch::channel(String::new());
+        let reader = tokio::spawn(read_all(child.stderr.take().expect("it is piped"), said));
         let mut stdout = BufReader::new(stdout).lines();
         loop {
             match patiently("`ready`", stdout.next_line()).await.unwrap() {
                 Some(line) if line.starts_with("ready") => {
-                    return Ok(Process { child, stdout, ready: line, stderr });
+                    return Ok(Process { child, _stdout: stdout, ready: line, stderr, reader });
                 }
                 Some(_) => {}
                 None => {
                     let status = child.wait().await.unwrap();
-                    return Err(format!("{status}: {}", stderr.await.unwrap()));
+                    reader.await.unwrap();
+                    return Err(format!("{status}: {}", &*stderr.borrow()));
                 }
             }
         }
@@ -226,12 +237,13 @@ impl House {
     }
 }
 
-async fn read_all(mut stderr: ChildStderr) -> String {
-    let mut text = Vec::new();
-    let _ = stderr.read_to_end(&mut text).await;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    if std::env::var_os("SHOW_STDERR").is_some() {
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+async fn read_all(mut stderr: ChildStderr, said: watch::Sender<String>) {
+    let mut buffer = vec![0; 4096];
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        said.send_modify(|said| said.push_str(&String::from_utf8_lossy(&buffer[..read])));
     }
-    text
+    if std::env::var_os("SHOW_STDERR").is_some() {
+        // The test harness swallows what `eprintln!` says.
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), said.borrow().as_bytes());
+    }
 }

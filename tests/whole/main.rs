@@ -1,9 +1,16 @@
 //! Whole houses through their front door: a real bus, the real binary, real processes.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may panic and look around")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may panic and look around"
+)]
 
 mod bad_input;
 mod clients;
 mod first_light;
 mod house;
+mod jobs;
+mod lifecycle;
+mod output;
 mod recipes;
