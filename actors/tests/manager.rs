@@ -5,7 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panic")]
 
-use actors::manager::{self, Handle};
+#[path = "manager/echo.rs"]
+mod echo;
+
+use actors::{
+    manager::{self, Handle},
+    scheduler,
+};
 use bus::{
     Bus, Hearing, Message, Settings, StoreError,
     log::Expect,
@@ -23,7 +29,7 @@ use schemas::{
     job::ReadRequest,
     outcome::{Ending, IndexState},
     output::{Frame, Frames},
-    request::Followed,
+    request::{Followed, RunReply},
     subject,
     time::{Seconds, Stamp},
     token::{CallerName, NodeName, OwnerName, PoolName, StreamName, TaskName},
@@ -76,6 +82,7 @@ fn trials() -> Vec<Trial> {
         trial("a_second_manager_knows_what_the_first_took", |h| Box::pin(second(h))),
         trial("a_bus_that_was_away_is_served_again", |h| Box::pin(away(h))),
         trial("a_journal_that_lost_its_end_is_folded_anew", |h| Box::pin(power_cut(h))),
+        trial("with_a_scheduler_and_a_node_works_run_and_are_explained", |h| Box::pin(whole(h))),
         trial("a_thousand_submits_at_once_are_all_taken", |h| Box::pin(thousand(h))),
     ]
 }
@@ -194,6 +201,7 @@ fn settings() -> manager::Settings {
     manager::Settings {
         store_mib: 1024,
         output_mib: Some(8),
+        nodes_every_s: Seconds::from_ms(250),
         read_every_s: Seconds::from_ms(200),
         follows_per_caller: 3,
         output_grace_s: Seconds::from_ms(500),
@@ -726,6 +734,58 @@ async fn power_cut(mut house: House) {
     let list = house.ask("list", json!({})).await;
     let names: Vec<_> = list["works"].as_array().unwrap().iter().map(|w| &w["name"]).collect();
     assert_eq!(names, ["new", "kept"]);
+}
+
+/// With the real scheduler and a node that echoes.
+async fn whole(house: House) {
+    let url = house.server.as_ref().unwrap().url();
+    let own = connect(&url, &house.paths, "scheduler").await;
+    let scheduler = scheduler::start(own, PoolName::main(), scheduler::Settings::default());
+    let scheduler = scheduler.await.unwrap();
+    scheduler.ready().await.unwrap();
+    let waits = house.submit(json!({"name": "waits", "argv": ["x"]})).await;
+    let summary = house.ask("get", json!({"work": "waits"})).await;
+    assert!(summary["why"].as_str().is_some_and(|why| !why.is_empty()), "{summary}");
+    house.ask("cancel", json!({"work": waits})).await;
+
+    let node = echo::start(connect(&url, &house.paths, "node").await, node());
+    let answer = house.ask("run", json!({"run": {"echo": "hi"}})).await;
+    assert_eq!((&answer["state"], &answer["stdout"]), (&json!("finished"), &json!("hi")));
+    assert_eq!(answer["node"], "m4");
+
+    let array = json!({"name": "many", "run": {"echo": "{index}"}, "array": {"count": 5000}});
+    assert_eq!(house.ask("run", array).await["state"], "finished");
+    let page = house.ask("results", json!({"work": "many", "from": "0.4990"})).await;
+    let texts: Vec<&str> =
+        page["items"].as_array().unwrap().iter().map(|o| o["stdout"].as_str().unwrap()).collect();
+    assert_eq!(texts.first(), Some(&"4990"));
+    assert_eq!((texts.len(), &page["next"]), (10, &Value::Null));
+    let only = json!({"work": "many", "task": "main", "index": 77});
+    let mut follow = house.follow(only).await;
+    assert_eq!(bytes_of(&follow.rest().await), b"77");
+
+    // The scheduler names its node by now, so that what it could never run is refused.
+    let big = json!({"argv": ["x"], "resources": {"cpus": 64}}).to_string();
+    loop {
+        let answer = house.answer("submit", &big).await;
+        if answer.refused {
+            assert_eq!(&*answer.refusal().code, "unsatisfiable");
+            break;
+        }
+    }
+    let body = codec::encode(Encoding::MsgPack, &json!({"run": {"echo": "hi"}}));
+    let before = bus::clock::at();
+    let all = (0..1000).map(|_| {
+        house.bus.ask_raw("lh.work.run", Encoding::MsgPack, body.clone().into(), PATIENCE)
+    });
+    for answer in futures::future::join_all(all).await {
+        let answer: RunReply = answer.unwrap().decode().unwrap();
+        assert_eq!(answer.summary.state.as_str(), "finished");
+        assert_eq!(answer.outcome.unwrap().stdout, Blob::from("hi"));
+    }
+    tracing::info!(took_ms = bus::clock::at().since(before), "a thousand runs");
+    node.abort();
+    scheduler.stop().await;
 }
 
 async fn thousand(house: House) {
