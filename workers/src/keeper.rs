@@ -77,6 +77,8 @@ const LOOK_MS: u64 = 1000;
 const ALONE_MS: u64 = 30_000;
 /// How long a predecessor's lock is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// Taken from a pipe when its job has ended: more than a pipe holds (unless root asked for a larger one).
+const LAST_BYTES: usize = 2 * 1024 * 1024 - CHUNK;
 /// Read from a pipe at once.
 const CHUNK: usize = 64 * 1024;
 
@@ -630,7 +632,7 @@ impl Keeper {
         // Whatever is in the pipes now, and no more: a process that escaped may hold them open for ever.
         for stream in [Stream::Stdout, Stream::Stderr] {
             let Some(pipe) = live.pipes[stream as usize].take() else { continue };
-            let mut left = 2 * 1024 * 1024;
+            let mut left = LAST_BYTES;
             while let Ok(n @ 1..) = rustix::io::read(&pipe, &mut *buffer) {
                 self.output.take((id, stream), now.at, &buffer[..n]);
                 if n >= left {

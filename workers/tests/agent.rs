@@ -3,7 +3,7 @@
 
 use bus::{
     Bus, Error, Hearing,
-    server::{Holder, Paths, Say, Search, Server, shim_main, take_house},
+    server::{FolderLock, Holder, Paths, Say, Search, Server, shim_main, take_house},
     streams::Shares,
 };
 use futures::StreamExt;
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         a_killed_keeper_is_replaced_and_named,
         a_node_that_leaves_says_goodbye_last,
         a_second_node_in_one_folder_gets_another_name,
+        the_bus_goes_and_comes_back_and_nothing_is_missing,
     ];
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), trials).exit_code()
 }
@@ -70,6 +71,7 @@ fn patiently(test: impl Future<Output = ()>) -> Result<(), Failed> {
 struct House {
     dir: tempfile::TempDir,
     server: Server,
+    lock: FolderLock,
     bus: Bus,
     beats: Hearing,
     reports: Hearing,
@@ -89,11 +91,7 @@ impl House {
         let paths = Paths::open(dir.path()).unwrap();
         let now = bus::clock::wall();
         let lock = take_house(&paths, &Holder::this_process("test", now), &Say::nothing()).unwrap();
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nats cache");
-        let search = Search { path: path(), cache, ..Search::default() };
-        let mut settings = bus::server::Settings::new(paths.clone(), search, now, Say::nothing());
-        settings.port = Some(0);
-        let server = Server::start(settings, &lock).await.unwrap();
+        let server = serve(&paths, &lock).await;
         let door = paths.door().unwrap().unwrap();
         let bus = connect(&door.url, &door.creds).await;
         bus.lay_streams(&[PoolName::main()], Shares::of(64 << 20)).await.unwrap();
@@ -101,7 +99,7 @@ impl House {
         let reports = bus.hear("lh.report.main.*").await.unwrap();
         bus.flush().await.unwrap();
         let (entries, failed) = (Vec::new(), Vec::new());
-        Self { dir, server, bus, beats, reports, entries, failed, n: 0 }
+        Self { dir, server, lock, bus, beats, reports, entries, failed, n: 0 }
     }
 
     fn settings(&self) -> Settings {
@@ -163,9 +161,36 @@ impl House {
         assert_eq!(answer.refused, []);
     }
 
+    /// What is stored of a stream of one job, read as a reader does who passes over what he has already.
+    async fn output(&self, subject: &str, len: usize) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let mut tail = self.bus.log(bus::streams::OUTPUT).tail(subject, 1).await.unwrap();
+        while heard.len() < len {
+            for stored in tail.next_batch(100).await {
+                let frames: Frames =
+                    schemas::codec::decode(Encoding::MsgPack, &stored.payload).unwrap();
+                for frame in frames.frames {
+                    if frame.offset == heard.len() as u64 {
+                        heard.extend_from_slice(&frame.bytes.0);
+                    }
+                }
+            }
+        }
+        heard
+    }
+
     async fn down(self) {
         self.server.stop().await.unwrap();
     }
+}
+
+async fn serve(paths: &Paths, lock: &FolderLock) -> Server {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nats cache");
+    let search = Search { path: path(), cache, ..Search::default() };
+    let now = bus::clock::wall();
+    let mut settings = bus::server::Settings::new(paths.clone(), search, now, Say::nothing());
+    settings.port = Some(0);
+    Server::start(settings, lock).await.unwrap()
 }
 
 async fn connect(url: &str, creds: &Path) -> Bus {
@@ -223,18 +248,7 @@ async fn a_node_beats_runs_reports_and_streams() {
     let Became::Ended(ending) = house.entry().await.became else { panic!() };
     assert_eq!(ending.state, IndexState::Finished);
     let expected: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
-    let mut heard = Vec::new();
-    let mut tail = house.bus.log(bus::streams::OUTPUT).tail(&subject, 1).await.unwrap();
-    while heard.len() < expected.len() {
-        for stored in tail.next_batch(100).await {
-            let frames: Frames =
-                schemas::codec::decode(Encoding::MsgPack, &stored.payload).unwrap();
-            for frame in frames.frames {
-                assert_eq!(frame.offset, heard.len() as u64);
-                heard.extend_from_slice(&frame.bytes.0);
-            }
-        }
-    }
+    let heard = house.output(&subject, expected.len()).await;
     assert!(heard == expected.as_bytes() && ending.stdout_bytes == expected.len() as u64);
     let beat = house.beat(|beat| beat.highest.n >= 3 && beat.digest.unanswered == 0).await;
     assert_eq!(beat.used, Room::default());
@@ -375,5 +389,38 @@ async fn a_second_node_in_one_folder_gets_another_name() {
     assert!(refused.to_string().contains("is in use by `longhouse worker`"), "{refused}");
     second.leave(true).await;
     first.leave(true).await;
+    house.down().await;
+}
+
+async fn the_bus_goes_and_comes_back_and_nothing_is_missing() {
+    let mut house = House::up().await;
+    let agent = house.node().await;
+    let instance = agent.instance();
+    house.held(instance).await;
+    let (go, done) = (house.dir.path().join("go"), house.dir.path().join("done"));
+    let batch = sh(&format!(
+        "seq 1 100000; while [ ! -e '{}' ]; do sleep 0.02; done; seq 100001 400000; touch '{}'",
+        go.display(),
+        done.display()
+    ));
+    let subject = format!("lh.out.owner.{}.stdout.my-host", batch.work);
+    house.jobs(instance, vec![batch]).await;
+    house.output(&subject, 400_000).await;
+    let paths = Paths::open(house.dir.path()).unwrap();
+    house.server.stop().await.unwrap();
+    std::fs::write(&go, "").unwrap();
+    // It does not wait for the bus, but for nobody.
+    while !done.exists() {
+        tokio::task::yield_now().await;
+    }
+
+    house.server = serve(&paths, &house.lock).await;
+
+    let Became::Ended(ending) = house.entry().await.became else { panic!() };
+    assert_eq!(ending.state, IndexState::Finished);
+    let expected: String = (1..=400_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ending.stdout_bytes, expected.len() as u64);
+    assert!(house.output(&subject, expected.len()).await == expected.as_bytes());
+    agent.leave(true).await;
     house.down().await;
 }

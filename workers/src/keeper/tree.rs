@@ -122,8 +122,8 @@ fn kill(pid: i32, signal: Signal) {
 }
 
 /// Kills what an earlier keeper of this folder left running; says how many there were. A process is one of
-/// them if its environment names the node and this folder, or if it works in this folder, or if it is in a
-/// session with such a one.
+/// them if its environment names the node, and the scratch folders are where it works or keeps its temporary
+/// files; or if it is in a session with such a one, since every job has sessions of its own.
 pub(crate) fn kill_left_behind(scratch: &Path, node_variable: &[u8]) -> usize {
     let variable = [b"TMPDIR=", scratch.as_os_str().as_encoded_bytes()].concat();
     let all = processes();
@@ -131,16 +131,14 @@ pub(crate) fn kill_left_behind(scratch: &Path, node_variable: &[u8]) -> usize {
     let mut found = BTreeSet::new();
     for process in &all {
         let environ = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
-        let named = || {
-            let mut variables = environ.split(|b| *b == 0);
-            variables.clone().any(|v| v == node_variable)
-                && variables.any(|v| v.starts_with(&variable))
-        };
-        let inside = || {
+        let mut variables = environ.split(|b| *b == 0);
+        let named = variables.clone().any(|v| v == node_variable);
+        let mut inside = || {
             let cwd: Option<PathBuf> = fs::read_link(format!("/proc/{}/cwd", process.pid)).ok();
-            cwd.is_some_and(|cwd| cwd.starts_with(scratch))
+            variables.any(|v| v.starts_with(&variable))
+                || cwd.is_some_and(|cwd| cwd.starts_with(scratch))
         };
-        if named() || inside() {
+        if named && inside() {
             found.insert(process.pid);
             sessions.insert(process.session);
         }
