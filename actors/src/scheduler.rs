@@ -21,6 +21,8 @@ mod why;
 mod audit;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod tests;
 
 pub use actor::{Error, Handle, start};
 

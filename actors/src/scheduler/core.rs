@@ -264,7 +264,10 @@ pub struct Core {
     pub(super) reports: BTreeMap<u64, usize>,
     unrecorded: Vec<WorkId>,
     record_at: Option<Millis>,
-    summaries: BTreeSet<WorkId>,
+    /// When the summary of a work is to be written, both ways round.
+    summary_due: BTreeMap<WorkId, Millis>,
+    summary_queue: BTreeSet<(Millis, WorkId)>,
+    /// When the summary of a work that has not ended was written last.
     summary_at: BTreeMap<WorkId, Millis>,
     summary_budget: u64,
     looked_at: Millis,
@@ -301,7 +304,8 @@ impl Core {
             reports: BTreeMap::new(),
             unrecorded: Vec::new(),
             record_at: None,
-            summaries: BTreeSet::new(),
+            summary_due: BTreeMap::new(),
+            summary_queue: BTreeSet::new(),
             summary_at: BTreeMap::new(),
             summary_budget: 0,
             looked_at: Millis::default(),
@@ -392,7 +396,12 @@ impl Core {
             self.drop_locals(work);
             self.must_record(work);
         }
-        self.summaries.extend(changes.works);
+        // That an end is recorded changes nothing that a summary says.
+        if !matches!(fact, Fact::Finished(_)) {
+            for work in changes.works {
+                self.must_summarise(work);
+            }
+        }
         if changes.applied
             && matches!(fact, Fact::Undrained(_) | Fact::Drained(_) | Fact::Resumed(_))
         {
@@ -425,12 +434,12 @@ impl Core {
         let works: Vec<WorkId> = self.fold.active().iter().copied().collect();
         for work in works {
             self.take_up(work);
-            self.summaries.insert(work);
+            self.must_summarise(work);
         }
         let ended: Vec<WorkId> = self.fold.unrecorded().iter().copied().collect();
         for work in ended {
             self.must_record(work);
-            self.summaries.insert(work);
+            self.must_summarise(work);
         }
         self.dirty.extend(self.instances.keys());
         self.must_place = true;
@@ -450,7 +459,8 @@ impl Core {
         self.reports.clear();
         self.unrecorded.clear();
         self.record_at = None;
-        self.summaries.clear();
+        self.summary_due.clear();
+        self.summary_queue.clear();
         self.summary_at.clear();
         self.forget_jobs();
         if was {
@@ -537,35 +547,35 @@ impl Core {
         }
     }
 
+    /// An end is written at once; else at most so often, and not before anybody could have looked.
+    fn must_summarise(&mut self, id: WorkId) {
+        let Some(work) = self.fold.work(id) else { return };
+        let now = self.now.at;
+        let at = match (work.state.is_ended(), self.summary_at.get(&id)) {
+            (true, _) => now,
+            (false, None) => now + self.settings.summary_every_s.ms,
+            (false, Some(last)) => now.max(*last + self.settings.summary_every_s.ms),
+        };
+        if let Some(&known) = self.summary_due.get(&id) {
+            if known <= at {
+                return;
+            }
+            self.summary_queue.remove(&(known, id));
+        }
+        self.summary_due.insert(id, at);
+        self.summary_queue.insert((at, id));
+    }
+
     fn flush_summaries(&mut self) {
-        if self.summaries.is_empty() {
-            return;
-        }
         let Some(acting) = self.acting else { return };
-        let every = self.settings.summary_every_s.ms;
-        let mut written = Vec::new();
-        for &id in &self.summaries {
-            if self.summary_budget == 0 {
-                break;
-            }
-            let Some(work) = self.fold.work(id) else {
-                written.push(id);
-                continue;
-            };
-            let recent = self.summary_at.get(&id).is_some_and(|at| self.now.at.since(*at) < every);
-            if recent && !work.state.is_ended() {
-                continue;
-            }
-            // A work that has only just come is mostly over before anybody has looked.
-            if !work.state.is_ended() && self.now.wall < work.at.plus_ms(every) {
-                continue;
-            }
-            self.summary_budget -= 1;
-            written.push(id);
-        }
-        for id in written {
-            self.summaries.remove(&id);
+        while let Some(&(at, id)) = self.summary_queue.first()
+            && at <= self.now.at
+            && self.summary_budget > 0
+        {
+            self.summary_queue.pop_first();
+            self.summary_due.remove(&id);
             let Some(summary) = self.summary(id) else { continue };
+            self.summary_budget -= 1;
             if summary.state.is_ended() {
                 self.summary_at.remove(&id);
             } else {

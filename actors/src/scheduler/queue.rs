@@ -233,19 +233,19 @@ impl Core {
     /// An own `assigned` is folded: what it gave is no longer reserved but live, what it did not
     /// give is free.
     pub(super) fn settle_reservations(&mut self, fact: &Assigned, changes: &Changes) {
+        let mut given: BTreeMap<(Key, Attempt, InstanceId), Indices> = BTreeMap::new();
+        for one in &changes.given {
+            let slot = ((one.work, one.task), one.live.attempt, one.live.instance);
+            given.entry(slot).or_default().insert_all(&one.indices);
+        }
         for entry in &fact.entries {
             let Some(at) = self.fold.work(entry.work).and_then(|w| w.task_at(&entry.task)) else {
                 continue;
             };
             let key = (entry.work, at);
             let mut vain = entry.indices.clone();
-            for given in &changes.given {
-                if (given.work, given.task) == key
-                    && given.live.attempt == entry.attempt
-                    && given.live.instance == entry.instance
-                {
-                    vain.remove_all(&given.indices);
-                }
+            if let Some(given) = given.get(&(key, entry.attempt, entry.instance)) {
+                vain.remove_all(given);
             }
             if !vain.is_empty()
                 && let Some(instance) = self.instances.get_mut(&entry.instance)

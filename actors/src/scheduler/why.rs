@@ -189,7 +189,7 @@ impl Core {
             return ", because the task names it".to_owned();
         }
         let need = task.room();
-        let mut why = format!(", which had room for {need} and fits it most snugly");
+        let mut why = format!(", the node with room for {need} that it fits most snugly");
         if place.site.is_some() {
             why.push_str(" at the site that the task names");
         }
