@@ -663,7 +663,7 @@ impl Core {
         self.held.insert(ticket, Held { work, caller: caller.clone(), run, until });
         self.held_by_work.entry(work).or_default().insert(ticket);
         self.due.insert((until, ticket));
-        if self.stopping {
+        if self.stopping || until <= self.now.at {
             self.answer_one_held(ticket);
         }
     }

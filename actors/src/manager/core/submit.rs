@@ -19,6 +19,9 @@ use schemas::{
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// Tokens that mean something else where an owner stands in a subject.
+pub(super) const RESERVED: &[&str] = &["epoch", "manager", "scheduler", subject::ALL];
+
 /// How a submit came, and so how it is answered.
 #[derive(Clone, Debug)]
 pub(super) enum From {
@@ -66,6 +69,10 @@ impl Core {
                 return Err(Refusal::new(code::FORBIDDEN, message).field("owner"));
             }
         };
+        if RESERVED.contains(&owner.as_str()) {
+            let message = format!("`{owner}` is a name of the house itself and owns no works");
+            return Err(Refusal::new(code::INVALID, message).field("owner"));
+        }
         let hold_s = submit.hold_s;
         let work = submit.work.unwrap_or(fresh);
         let spec = check::normalise(submit.clone())?;
@@ -90,7 +97,7 @@ impl Core {
             self.decide(submitting);
         } else if let Some(same) = self.submits.get_mut(&work) {
             same.push(submitting);
-        } else if self.misfit(&submitting).is_some() {
+        } else if self.knows_no_node(&submitting) || self.misfit(&submitting).is_some() {
             // A node may have come since the scheduler was asked.
             self.ask_nodes(&submitting.spec.pool.clone());
             let pool = self.pools.get_mut(&submitting.spec.pool).expect("it was just looked up");
@@ -233,6 +240,10 @@ impl Core {
         submit: Result<Box<Submit>, Refusal>,
         derived: WorkId,
     ) {
+        if RESERVED.contains(&caller.as_str()) {
+            // Nothing could be recorded in that name.
+            return self.out.push(Action::Acknowledge { ticket });
+        }
         let name = submit.as_ref().map(|submit| submit.name.clone()).unwrap_or_default();
         let from = From::Inbox { ticket, seq, derived, name };
         let decided =
@@ -298,6 +309,10 @@ impl Core {
                 self.refuse_submit(submitting, refusal);
             }
         }
+    }
+
+    fn knows_no_node(&self, submitting: &Submitting) -> bool {
+        self.pools.get(&submitting.spec.pool).is_some_and(|pool| pool.nodes.is_empty())
     }
 
     /// Why no node that is known could ever run it; `None` when one could, or none is known.

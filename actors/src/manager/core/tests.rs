@@ -443,6 +443,28 @@ fn a_caller_sees_his_own_works_only_and_the_owner_all() {
 }
 
 #[test]
+fn names_of_the_house_own_nothing() {
+    let mut world = World::new();
+    for name in ["scheduler", "manager", "epoch", "all"] {
+        let refusal = world.refused("submit", &echo_with(&format!(r#""owner":"{name}""#)));
+        assert_eq!(refusal.field.as_deref(), Some("owner"), "{name}");
+        let ticket = world.ask_as(name, "submit", ECHO);
+        assert_eq!(&*world.refusal(ticket).code, code::INVALID, "{name}");
+    }
+    assert!(world.journal.is_empty());
+}
+
+#[test]
+fn who_holds_for_no_time_is_answered_at_once() {
+    let mut world = World::new();
+    let work = world.submit(ECHO);
+    assert_eq!(
+        world.asked("wait", &format!(r#"{{"work":"{work}","hold_s":0}}"#))["state"],
+        "waiting"
+    );
+}
+
+#[test]
 fn what_waits_is_explained_and_what_has_ended_is_not() {
     let mut world = World::new();
     let work = world.submit(ECHO);
@@ -702,18 +724,18 @@ fn what_no_node_could_ever_run_is_refused_after_asking_once_more() {
     let mut world = World::new();
     let big = r#"{"argv":["x"],"resources":{"cpus":16}}"#;
     world.submit(big);
-    assert_eq!(world.nodes_asked, 0, "with no node known everything is taken");
+    assert_eq!(world.nodes_asked, 1, "with no node known it is asked for once, and then taken");
     world.nodes = Some(vec![node(4)]);
     let nodes = world.nodes.clone();
     world.step(Event::Nodes { pool: PoolName::main(), nodes });
     let refusal = world.refused("submit", big);
     assert_eq!(&*refusal.code, code::UNSATISFIABLE);
     assert!(refusal.message.contains("m4"), "{refusal}");
-    assert_eq!(world.nodes_asked, 1);
+    assert_eq!(world.nodes_asked, 2);
     world.nodes = Some(vec![node(4), NodeView { node: "big".parse().unwrap(), ..node(32) }]);
     world.submit(big);
     world.submit(big);
-    assert_eq!(world.nodes_asked, 2, "the new node is known from now on");
+    assert_eq!(world.nodes_asked, 3, "the new node is known from now on");
 }
 
 #[test]
