@@ -82,6 +82,7 @@ fn trials() -> Vec<Trial> {
             Box::pin(vanished(h))
         }),
         trial("a_bus_that_was_away_is_scheduled_again", |h| Box::pin(away(h))),
+        trial("a_journal_that_lost_its_end_is_folded_anew", |h| Box::pin(power_cut(h))),
         trial("a_cancelled_job_is_stopped_on_its_node", |h| Box::pin(cancelled(h))),
     ]
 }
@@ -145,6 +146,17 @@ impl House {
 
     async fn connection(&self, name: &str) -> Bus {
         connect(&self.server.as_ref().unwrap().url(), &self.paths, name).await
+    }
+
+    /// Starts the bus that was stopped, and waits until it is heard again.
+    async fn back(&mut self) {
+        let mut connection = self.bus.connection();
+        let made = connection.borrow().made;
+        self.server = Some(start_server(&self.paths, &self.lock).await);
+        connection.wait_for(|c| c.up && c.made > made).await.unwrap();
+        // The consumer died with the bus.
+        let from = self.fold.last_seq() + 1;
+        self.tail = self.bus.log(journal(&pool())).tail("lh.fact.main.>", from).await.unwrap();
     }
 
     async fn scheduler(&self, name: &str) -> Handle {
@@ -532,17 +544,54 @@ async fn away(mut house: House) {
     scheduler.ready().await.unwrap();
     let work = house.accept(r#"{"tasks":[{"name":"a","run":{"echo":""}}]}"#).await;
     assert_eq!(house.ended(work).await, WorkState::Finished);
-    let mut connection = house.bus.connection();
-    let made = connection.borrow().made;
     house.server.take().unwrap().stop().await.unwrap();
-    house.server = Some(start_server(&house.paths, &house.lock).await);
-    connection.wait_for(|c| c.up && c.made > made).await.unwrap();
-    // The consumer died with the bus.
-    let from = house.fold.last_seq() + 1;
-    house.tail = house.bus.log(journal(&pool())).tail("lh.fact.main.>", from).await.unwrap();
+    house.back().await;
     let work = house.accept(r#"{"tasks":[{"name":"a","run":{"echo":""}}]}"#).await;
     assert_eq!(house.ended(work).await, WorkState::Finished);
     scheduler.stop().await;
+}
+
+/// What the bus had not yet on its disk when the power went is not there any more, as when its
+/// store is put back.
+async fn power_cut(mut house: House) {
+    let scheduler = house.scheduler("one").await;
+    scheduler.ready().await.unwrap();
+    let is_patient = patient();
+    let _node = Model::start(house.connection("node").await, is_patient.clone());
+    house.node_state("ready").await;
+    house.server.take().unwrap().stop().await.unwrap();
+    let saved = tempfile::tempdir().unwrap();
+    copy(&house.paths.jetstream(), saved.path());
+    house.back().await;
+    house.node_state("ready").await;
+    let vanishes = house.accept(r#"{"tasks":[{"name":"a","run":{"echo":""}}]}"#).await;
+    house.until(|fold| fold.work(vanishes).is_some_and(|w| w.has_live())).await;
+    let epoch = house.fold.epoch();
+    house.server.take().unwrap().stop().await.unwrap();
+    std::fs::remove_dir_all(house.paths.jetstream()).unwrap();
+    copy(saved.path(), &house.paths.jetstream());
+    is_patient.store(false, Ordering::Release);
+    house.fold = Fold::default();
+    house.back().await;
+    let work = house.accept(r#"{"tasks":[{"name":"a","run":{"echo":""}}]}"#).await;
+    assert_eq!(house.ended(work).await, WorkState::Finished);
+    assert!(house.fold.epoch() > epoch, "what was given before counts no more");
+    assert!(house.fold.work(vanishes).is_none());
+    assert_eq!(house.node_state("ready").await.nodes[0].jobs, 0);
+    scheduler.stop().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 async fn cancelled(mut house: House) {
