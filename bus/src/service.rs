@@ -10,7 +10,10 @@ use async_nats::{
     service::{self, ServiceExt, endpoint},
 };
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, stream::SelectAll};
+use futures::{
+    FutureExt, StreamExt,
+    stream::{BoxStream, SelectAll},
+};
 use schemas::{
     codec::{self, Encoding},
     error::Refusal,
@@ -37,6 +40,9 @@ pub struct Service {
     pub queue: String,
     /// What may be asked.
     pub endpoints: Vec<Endpoint>,
+    /// Subjects (with `*`) on which somebody may ask for what there is not: what no endpoint
+    /// answers there arrives, too, so that it can be refused with a hint instead of by silence.
+    pub rest: Vec<String>,
 }
 
 /// One subject on which a service answers.
@@ -52,10 +58,16 @@ pub struct Endpoint {
 
 /// Requests as they arrive. Dropping it stops the service.
 pub struct Serving {
-    requests: SelectAll<endpoint::Endpoint>,
+    requests: SelectAll<BoxStream<'static, Arrived>>,
     bus: Bus,
     refusals: Arc<AtomicU64>,
     _service: service::Service,
+}
+
+/// A request at an endpoint, or one for which there is none.
+enum Arrived {
+    At(service::Request),
+    Beside(async_nats::Message),
 }
 
 impl std::fmt::Debug for Serving {
@@ -91,7 +103,22 @@ impl Bus {
                 .add(&endpoint.subject)
                 .await
                 .map_err(|error| Error::other(doing(), error))?;
-            requests.push(added);
+            requests.push(added.map(Arrived::At).boxed());
+        }
+        // A queue of its own: in the same one, the bus would hand a request to either at random.
+        let queue = format!("{}-rest", service.queue);
+        let subjects: Arc<[String]> = service.endpoints.into_iter().map(|at| at.subject).collect();
+        for rest in service.rest {
+            let heard = self.client().queue_subscribe(rest, queue.clone()).await;
+            let subjects = subjects.clone();
+            let beside = heard
+                .map_err(|error| Error::other(doing(), error))?
+                .filter(move |message| {
+                    let answered = subjects.iter().any(|subject| fits(subject, &message.subject));
+                    std::future::ready(!answered)
+                })
+                .map(Arrived::Beside);
+            requests.push(beside.boxed());
         }
         self.flush().await?;
         Ok(Serving { requests, bus: self.clone(), refusals, _service: started })
@@ -112,19 +139,30 @@ impl Serving {
         batch
     }
 
-    fn asked(&self, request: service::Request) -> Asked {
-        let (encoding, accept, _) = header_facts(request.message.headers.as_ref());
+    fn asked(&self, arrived: Arrived) -> Asked {
+        let (message, request) = match arrived {
+            Arrived::At(request) => (request.message.clone(), Some(request)),
+            Arrived::Beside(message) => (message, None),
+        };
+        let (encoding, accept, _) = header_facts(message.headers.as_ref());
         Asked {
-            subject: request.message.subject.to_string(),
-            payload: request.message.payload.clone(),
+            subject: message.subject.to_string(),
+            payload: message.payload,
             encoding,
             accept,
-            reply: request.message.reply.as_ref().map(ToString::to_string),
+            reply: message.reply.as_ref().map(ToString::to_string),
             request,
             bus: self.bus.clone(),
             refusals: self.refusals.clone(),
         }
     }
+}
+
+/// Whether a subject is one of a pattern's; `*` is any one token.
+fn fits(pattern: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    pattern.split('.').all(|part| tokens.next().is_some_and(|token| part == "*" || part == token))
+        && tokens.next().is_none()
 }
 
 /// One request that waits for its answer.
@@ -139,7 +177,8 @@ pub struct Asked {
     pub accept: Encoding,
     /// Where answers go; `None` when none is wanted.
     pub reply: Option<String>,
-    request: service::Request,
+    /// `None`: it was asked where there is no endpoint.
+    request: Option<service::Request>,
     bus: Bus,
     refusals: Arc<AtomicU64>,
 }
@@ -176,12 +215,36 @@ impl Asked {
     }
 
     async fn respond(&self, payload: Vec<u8>, headers: HeaderMap) {
-        if self.reply.is_none() {
-            return;
-        }
-        let sent = self.request.respond_with_headers(Ok(payload.into()), headers).await;
+        let Some(reply) = &self.reply else { return };
+        let payload = Bytes::from(payload);
+        let sent = match &self.request {
+            Some(request) => {
+                let sent = request.respond_with_headers(Ok(payload), headers).await;
+                sent.map_err(|error| error.to_string())
+            }
+            None => {
+                let client = self.bus.client();
+                let sent = client.publish_with_headers(reply.clone(), headers, payload).await;
+                sent.map_err(|error| error.to_string())
+            }
+        };
         if let Err(error) = sent {
             tracing::warn!(subject = %self.subject, %error, "an answer could not be sent");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn a_star_is_one_token() {
+        assert!(fits("lh.work.get", "lh.work.get"));
+        assert!(fits("lh.work.get.*", "lh.work.get.anna"));
+        for other in ["lh.work", "lh.work.gte", "lh.work.get.anna", "lh.work.get."] {
+            assert!(!fits("lh.work.get", other), "{other}");
+        }
+        assert!(!fits("lh.work.get.*", "lh.work.get"));
     }
 }

@@ -131,6 +131,7 @@ async fn serve(bus: &Bus) -> bus::Serving {
             endpoint("say", "lh.svc.echo.say"),
             endpoint("say-caller", "lh.svc.echo.say.*"),
         ],
+        rest: vec!["lh.svc.echo.*".into()],
     })
     .await
     .unwrap()
@@ -149,6 +150,9 @@ async fn answered(house: House) {
     });
     let said = Said { text: vec![0_u8, 255, 10].into() };
     let again: Said = house.bus.ask("lh.svc.echo.say.owner", &said, SECOND * 5).await.unwrap();
+    assert_eq!(again, said);
+    // Nor is it silent where it has no endpoint.
+    let again: Said = house.bus.ask("lh.svc.echo.sya", &said, SECOND * 5).await.unwrap();
     assert_eq!(again, said);
     let json = house
         .bus

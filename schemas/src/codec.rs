@@ -264,6 +264,7 @@ mod tests {
     fn an_unknown_field_gets_the_nearest_name_at_any_depth() {
         for (json, field, near) in [
             (r#"{"argv":["a"],"prority":1}"#, "prority", "priority"),
+            (r#"{"argv":["a"],"resources":{"memory":1}}"#, "resources.memory", "memory_mib"),
             (
                 r#"{"tasks":[{"name":"a","run":{"process":{"argv":["a"],"evn":{}}}}]}"#,
                 "tasks[0].run.process.evn",

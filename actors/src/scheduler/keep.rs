@@ -141,9 +141,12 @@ impl Keeper {
                 Ok(fact) => {
                     lease::Event::EpochRead { epoch: fact.epoch, seq: stored.seq, by: fact.by }
                 }
+                // Whoever wrote it does not act. The next one is written over it, or nobody would
+                // ever act again; its number is above all earlier ones by the clock and by what
+                // nodes have told.
                 Err(error) => {
                     tracing::error!(seq = stored.seq, %error, "the epoch cannot be read");
-                    lease::Event::Unanswered
+                    lease::Event::EpochRead { epoch: 0, seq: stored.seq, by: String::new() }
                 }
             },
             Err(_) => lease::Event::Unanswered,

@@ -192,14 +192,25 @@ pub fn too_many_items(bytes: usize) -> Refusal {
     .field("tasks")
 }
 
-/// The nearest of `names` to what was written, if one is near.
+/// The nearest of `names` to what was written, if one is near; a name that only lacks its unit
+/// (`memory` for `memory_mib`) is.
 pub fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let length = written.chars().count();
     let allowed = (length / 3).clamp(1, 4);
-    names
+    let lacks_unit = |name: &str| {
+        let rest = name.strip_prefix(written);
+        length > 1 && rest.is_some_and(|rest| rest.starts_with('_'))
+    };
+    let distance = |name: &str| {
         // Also keeps a name of a megabyte from being compared with anything.
-        .filter(|name| name.chars().count().abs_diff(length) <= allowed)
-        .map(|name| (strsim::damerau_levenshtein(written, name), name))
+        let comparable = name.chars().count().abs_diff(length) <= allowed;
+        match lacks_unit(name) {
+            true => Some(1),
+            false => comparable.then(|| strsim::damerau_levenshtein(written, name)),
+        }
+    };
+    names
+        .filter_map(|name| Some((distance(name)?, name)))
         .filter(|(distance, _)| *distance <= allowed)
         .min()
         .map(|(_, name)| name)
