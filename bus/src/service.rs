@@ -7,7 +7,7 @@ use crate::{
 };
 use async_nats::{
     HeaderMap,
-    service::{self, ServiceExt, endpoint},
+    service::{self, ServiceExt},
 };
 use bytes::Bytes;
 use futures::{

@@ -164,7 +164,7 @@ async fn what_is_no_message_is_refused() {
         Case::of(SUBMIT, closed.clone(), code::MALFORMED),
         Case::of(SUBMIT, in_field("tasks", &closed), code::MALFORMED),
         Case::of(SUBMIT, in_field("inputs", &closed), code::MALFORMED),
-        Case::of(SUBMIT, in_field("nonsense", &closed), code::MALFORMED),
+        Case::of(SUBMIT, in_field("nonsense", &closed), code::UNKNOWN_FIELD).field("nonsense"),
         // MessagePack: cut off, trailing, the wrong thing, deep.
         Case::of(SUBMIT, &b"\x81\xa4argv\x91"[..], code::MALFORMED).packed(),
         Case::of(SUBMIT, &b"\xc1"[..], code::MALFORMED).packed(),
@@ -227,6 +227,11 @@ async fn a_field_that_there_is_not_gets_the_nearest_name() {
             "did you mean `env`?",
         ),
         (json!({"argv": ["a"], "where": {"nod": "m4"}}), "where.nod", "did you mean `node`?"),
+        (
+            json!({"argv": ["a"], "resources": {"memory": 1}}),
+            "resources.memory",
+            "did you mean `memory_mib`?",
+        ),
         (json!({"argv": ["a"], "lh": 1}), "lh", "there are: "),
     ] {
         cases.push(Case::json(SUBMIT, &body, code::UNKNOWN_FIELD).field(field).says(said));

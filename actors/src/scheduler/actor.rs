@@ -27,6 +27,7 @@ use schemas::{
     subject::{self, SCHED_VERBS},
     time::{Millis, Stamp},
     token::{CallerName, NodeName, PoolName},
+    work::check::nearest,
 };
 use std::{
     collections::BTreeMap,
@@ -552,6 +553,7 @@ fn service(pool: &PoolName) -> Service {
         description: format!("Decides where the works of the pool {pool} run"),
         queue: format!("scheduler-{pool}"),
         endpoints: verbs.chain([endpoint("report".to_owned(), report, entry)]).collect(),
+        rest: vec![format!("lh.sched.{pool}.*"), format!("lh.sched.{pool}.*.*")],
     }
 }
 
@@ -764,8 +766,11 @@ fn read_request(pool: &PoolName, asked: &Asked) -> Result<Make, Refusal> {
         _ => {
             let shown: String = verb.chars().take(40).collect();
             let why = format!("a scheduler has no request `{shown}`");
-            return Err(Refusal::new(code::UNKNOWN_VERB, why)
-                .hint(format!("there are: {}", SCHED_VERBS.join(", "))));
+            let refusal = Refusal::new(code::UNKNOWN_VERB, why);
+            return Err(match nearest(verb, SCHED_VERBS.iter().copied()) {
+                Some(near) => refusal.hint(format!("did you mean `{near}`?")),
+                None => refusal.hint(format!("there are: {}", SCHED_VERBS.join(", "))),
+            });
         }
     };
     Ok(Box::new(move |token| Event::Client { token, by, request }))

@@ -48,6 +48,7 @@ fn service() -> Service {
         description: "Takes works, says how they stand and what they write".to_owned(),
         queue: "manager".to_owned(),
         endpoints: endpoints.collect(),
+        rest: vec!["lh.work.*".to_owned(), "lh.work.*.*".to_owned()],
     }
 }
 
