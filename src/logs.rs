@@ -12,6 +12,7 @@ use crate::{
 };
 use owo_colors::OwoColorize;
 use schemas::{
+    fact::EndedEntry,
     output::Output,
     request::Follow,
     token::{StreamName, TaskName},
@@ -63,6 +64,7 @@ impl Logs {
         };
         let mut following = Following::start(&house, request);
         let mut streams = Streams::default();
+        let mut ended = BTreeMap::new();
         let mut shown = Shown { one, json: app.json, begun: BTreeMap::new() };
         let wanted = |source: &Source| {
             task.as_ref().is_none_or(|task| *task == source.task)
@@ -80,23 +82,36 @@ impl Logs {
                 }
             };
             let Some(Step::Piece(piece, ack)) = step else { break };
-            if let Some(output) = piece.output
-                && let Some(news) = streams.output(output)
-                && wanted(&news.source)
-            {
-                shown.show(news)?;
+            if let Some(output) = piece.output {
+                let place = (output.task.clone(), output.index);
+                if let Some(news) = streams.output(output)
+                    && wanted(&news.source)
+                {
+                    shown.show(news)?;
+                }
+                if let Some(lens) = ended.get(&place)
+                    && are_read(&streams, &place, *lens)
+                {
+                    shown.end(&place.0, place.1)?;
+                    streams.forget(&place.0, place.1);
+                    ended.remove(&place);
+                }
             }
             if let Some(entry) = piece.fact.as_ref().and_then(ended_entry) {
+                let EndedEntry { task, attempt, ending, .. } = &entry;
                 for index in entry.indices.iter() {
-                    let late = streams.ended(&entry.task, index, entry.attempt, &entry.ending);
+                    let late = streams.ended(task, index, *attempt, ending);
                     for news in late.into_iter().filter(|news| wanted(&news.source)) {
                         shown.show(news)?;
                     }
-                    let ending = &entry.ending;
-                    let lens = [ending.stdout_bytes, ending.stderr_bytes];
-                    shown.end(&entry.task, index)?;
-                    if streams_are_read(&streams, &entry.task, index, entry.attempt, lens) {
-                        streams.forget(&entry.task, index);
+                    let lens = (*attempt, [ending.stdout_bytes, ending.stderr_bytes]);
+                    let place = (task.clone(), index);
+                    if are_read(&streams, &place, lens) {
+                        shown.end(task, index)?;
+                        streams.forget(task, index);
+                    } else {
+                        // The rest follows.
+                        ended.insert(place, lens);
                     }
                 }
             }
@@ -107,16 +122,16 @@ impl Logs {
     }
 }
 
-fn streams_are_read(
+/// Whether everything that an attempt wrote was read.
+fn are_read(
     streams: &Streams,
-    task: &TaskName,
-    index: u32,
-    attempt: u32,
-    [stdout, stderr]: [u64; 2],
+    (task, index): &(TaskName, u32),
+    (attempt, [stdout, stderr]): (u32, [u64; 2]),
 ) -> bool {
     let all = [(StreamName::stdout(), stdout), (StreamName::stderr(), stderr)];
     all.into_iter().all(|(stream, bytes)| {
-        streams.had(&Source { task: task.clone(), index, attempt, stream }) >= bytes
+        let source = Source { task: task.clone(), index: *index, attempt, stream };
+        streams.had(&source) >= bytes
     })
 }
 

@@ -80,7 +80,7 @@ impl Map {
         lock(&items).push_all(&first.items)?;
         let work = begin(&house, submit, first.items, first.is_last).await?;
         let feeder = (!first.is_last).then(|| Feeder::start(&house, work, batches, items.clone()));
-        let show = Show::new(house.clone(), work, items.clone(), shape)?;
+        let show = Show::new(items.clone(), shape)?;
         Mapping {
             house,
             work,
@@ -122,6 +122,8 @@ async fn begin(
 struct Failed {
     count: u64,
     first: Vec<(u32, String)>,
+    /// Not failed, but not finished either.
+    cancelled: u64,
 }
 
 /// So many failures are named.
@@ -163,7 +165,7 @@ impl Mapping {
             tokio::select! {
                 step = following.next() => match step? {
                     Some(Step::Piece(piece, ack)) => {
-                        if let Err(error) = self.piece(*piece).await {
+                        if let Err(error) = self.piece(*piece) {
                             return self.broken(error).await;
                         }
                         following.ack(ack).await;
@@ -192,13 +194,18 @@ impl Mapping {
         }
     }
 
-    async fn piece(&mut self, piece: Followed) -> anyhow::Result<()> {
-        self.show.progress(lock(&self.items).len(), self.done.len(), self.failed.count);
-        let Some(fact) = piece.fact else { return Ok(()) };
-        if let Some(entry) = ended_entry(&fact)
-            && entry.again_s.is_none()
+    fn piece(&mut self, piece: Followed) -> anyhow::Result<()> {
+        if let Some(output) = piece.output
+            && (self.show.awaits(output.index) || !self.done.contains(output.index))
         {
-            return self.end(&entry.indices, entry.attempt, entry.ending).await;
+            self.show.output(output)?;
+        }
+        let Some(fact) = piece.fact else { return Ok(()) };
+        if let Some(entry) = ended_entry(&fact) {
+            return match entry.again_s {
+                None => self.end(&entry.indices, entry.attempt, entry.ending),
+                Some(_) => self.show.again(&entry),
+            };
         }
         if fact.kind == "lost"
             && let Ok(entry) = serde_json::from_value::<LostEntry>(fact.body)
@@ -206,20 +213,22 @@ impl Mapping {
         {
             let mut ending = Ending::because(IndexState::Failed, reason::LOST, entry.why);
             ending.node = Some(entry.node);
-            return self.end(&entry.indices, entry.attempt, ending).await;
+            return self.end(&entry.indices, entry.attempt, ending);
         }
         Ok(())
     }
 
     /// Some indices have ended for good.
-    async fn end(&mut self, indices: &Indices, attempt: u32, ending: Ending) -> anyhow::Result<()> {
+    fn end(&mut self, indices: &Indices, attempt: u32, ending: Ending) -> anyhow::Result<()> {
         let fresh = indices.difference(&self.done);
         self.done.insert_all(&fresh);
         for index in fresh.iter() {
-            if ending.state != IndexState::Finished {
-                self.failed.add(index, &ending);
+            match ending.state {
+                IndexState::Finished => {}
+                IndexState::Cancelled => self.failed.cancelled += 1,
+                _ => self.failed.add(index, &ending),
             }
-            self.show.end(index, attempt, ending.clone()).await?;
+            self.show.end(index, attempt, ending.clone())?;
         }
         self.show.progress(lock(&self.items).len(), self.done.len(), self.failed.count);
         Ok(())
@@ -264,7 +273,7 @@ impl Mapping {
     }
 
     async fn ended(mut self, state: WorkState) -> anyhow::Result<Report> {
-        self.show.rest().await?;
+        self.show.rest()?;
         self.show.clear();
         for (index, why) in &self.failed.first {
             let item = lock(&self.items).get(*index).unwrap_or_default();
@@ -275,15 +284,15 @@ impl Mapping {
             terminal::note(&format!("… and {more} more: longhouse results {} --failed", self.work));
         }
         let total = lock(&self.items).len();
-        let never_ran = total.saturating_sub(self.done.len());
+        let cancelled = self.failed.cancelled + total.saturating_sub(self.done.len());
         if state != WorkState::Finished {
-            let bad = style::thousands(self.failed.count + never_ran);
-            let never = match never_ran {
+            let bad = style::thousands(self.failed.count + cancelled);
+            let some = match cancelled {
                 0 => String::new(),
-                n => format!(" ({} never ran)", style::thousands(n)),
+                n => format!(" ({} cancelled)", style::thousands(n)),
             };
             terminal::say(&format!(
-                "{bad} of {} did not finish{never}",
+                "{bad} of {} did not finish{some}",
                 style::count(total, "item")
             ));
         }

@@ -1,8 +1,7 @@
 //! What `map` must remember of a list that may have millions of items, on disk: the items, and
-//! ends that wait for their turn. The files have no name and go with the process.
+//! output that waits for its turn. The files have no name and go with the process.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{self, Write},
     os::unix::fs::FileExt,
@@ -59,42 +58,75 @@ impl Items {
     }
 }
 
-/// Things that wait for their turn, by index.
+/// Bytes that wait, in memory as long as there are few, else on disk.
 #[derive(Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct Spool {
     file: File,
     end: u64,
-    places: BTreeMap<u32, (u64, usize)>,
+    on_disk: u64,
+    in_memory: usize,
+    most_in_memory: usize,
 }
 
-impl Shelf {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile()?, end: 0, places: BTreeMap::new() })
+/// Some of those bytes, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+enum Part {
+    Memory(Vec<u8>),
+    Disk { start: u64, len: usize },
+}
+
+impl Spool {
+    pub(crate) fn new(most_in_memory: usize) -> io::Result<Self> {
+        Ok(Self { file: tempfile::tempfile()?, end: 0, on_disk: 0, in_memory: 0, most_in_memory })
     }
 
-    /// Puts something there.
-    pub(crate) fn put(&mut self, index: u32, bytes: &[u8]) -> io::Result<()> {
+    /// Adds bytes behind others.
+    pub(crate) fn add(&mut self, to: &mut Waiting, bytes: &[u8]) -> io::Result<()> {
+        if self.in_memory + bytes.len() <= self.most_in_memory {
+            self.in_memory += bytes.len();
+            match to.parts.last_mut() {
+                Some(Part::Memory(last)) => last.extend_from_slice(bytes),
+                _ => to.parts.push(Part::Memory(bytes.to_vec())),
+            }
+            return Ok(());
+        }
         self.file.write_all_at(bytes, self.end)?;
-        self.places.insert(index, (self.end, bytes.len()));
+        to.parts.push(Part::Disk { start: self.end, len: bytes.len() });
         self.end += bytes.len() as u64;
+        self.on_disk += bytes.len() as u64;
         Ok(())
     }
 
-    /// Takes something away, if it is there.
-    pub(crate) fn take(&mut self, index: u32) -> io::Result<Option<Vec<u8>>> {
-        let Some((start, len)) = self.places.remove(&index) else { return Ok(None) };
-        let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, start)?;
-        if self.places.is_empty() {
+    /// Gives the bytes back, a piece at a time.
+    pub(crate) fn take<E: From<io::Error>>(
+        &mut self,
+        waiting: Waiting,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for part in waiting.parts {
+            match part {
+                Part::Memory(bytes) => {
+                    self.in_memory -= bytes.len();
+                    each(&bytes)?;
+                }
+                Part::Disk { start, len } => {
+                    let mut bytes = vec![0; len];
+                    self.file.read_exact_at(&mut bytes, start)?;
+                    self.on_disk -= len as u64;
+                    each(&bytes)?;
+                }
+            }
+        }
+        if self.on_disk == 0 && self.end > 0 {
             self.file.set_len(0)?;
             self.end = 0;
         }
-        Ok(Some(bytes))
-    }
-
-    /// The smallest index that is there.
-    pub(crate) fn first(&self) -> Option<u32> {
-        self.places.keys().next().copied()
+        Ok(())
     }
 }
 
@@ -114,16 +146,26 @@ mod tests {
     }
 
     #[test]
-    fn a_shelf_gives_back_what_was_put_there_and_its_space() {
-        let mut shelf = Shelf::new().unwrap();
-        shelf.put(7, b"seven").unwrap();
-        shelf.put(3, b"three").unwrap();
-        assert_eq!(shelf.first(), Some(3));
-        assert_eq!(shelf.take(7).unwrap().as_deref(), Some(&b"seven"[..]));
-        assert_eq!(shelf.take(7).unwrap(), None);
-        assert_eq!(shelf.take(3).unwrap().as_deref(), Some(&b"three"[..]));
-        assert_eq!(shelf.end, 0);
-        shelf.put(9, b"nine").unwrap();
-        assert_eq!(shelf.take(9).unwrap().as_deref(), Some(&b"nine"[..]));
+    fn what_does_not_fit_into_memory_waits_on_disk_and_comes_back_in_order() {
+        let mut spool = Spool::new(6).unwrap();
+        let (mut one, mut two) = (Waiting::default(), Waiting::default());
+        spool.add(&mut one, b"abc").unwrap();
+        spool.add(&mut two, b"123").unwrap();
+        spool.add(&mut one, b"def").unwrap();
+        spool.add(&mut two, b"456").unwrap();
+        assert_eq!((spool.in_memory, spool.on_disk), (6, 6));
+        let mut all = |waiting: Waiting| {
+            let mut out = Vec::new();
+            spool
+                .take(waiting, |bytes| {
+                    out.extend_from_slice(bytes);
+                    io::Result::Ok(())
+                })
+                .unwrap();
+            out
+        };
+        assert_eq!(all(two), b"123456");
+        assert_eq!(all(one), b"abcdef");
+        assert_eq!((spool.in_memory, spool.on_disk, spool.end), (0, 0, 0));
     }
 }

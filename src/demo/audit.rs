@@ -15,7 +15,7 @@ use owo_colors::OwoColorize;
 use schemas::{
     amount::Cpus,
     fact::EndedEntry,
-    outcome::{IndexState, Summary},
+    outcome::Summary,
     output::Output,
     request::{Follow, Results},
     token::TaskName,
@@ -208,10 +208,6 @@ impl View {
     fn ended(&mut self, entry: &EndedEntry) {
         if entry.again_s.is_none() {
             self.bar.inc(entry.indices.len());
-        }
-        self.lines(&entry.ending.stdout.to_text());
-        if entry.ending.state != IndexState::Finished {
-            self.lines(&entry.ending.stderr.to_text());
         }
     }
 }

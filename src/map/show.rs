@@ -2,29 +2,26 @@
 
 use super::lock;
 use crate::{
-    client::House,
-    follow::{Following, Step},
-    spool::{Items, Shelf},
-    streams::Streams,
+    spool::{Items, Spool, Waiting},
+    streams::{News, Streams},
     terminal,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use schemas::{
-    blob::Blob,
-    id::WorkId,
-    outcome::{Ending, Outcome},
-    request::Follow,
+    fact::EndedEntry,
+    outcome::{Ending, INLINE_BYTES, Outcome},
+    output::Output,
     token::{StreamName, TaskName},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     io::Write,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
-/// Output that does not come within this time is not there any more.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// So much of what jobs have written waits in memory, more of it on disk.
+const IN_MEMORY: usize = 32 * 1024 * 1024;
 
 /// In which shape it is shown.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +31,25 @@ pub(super) struct Shape {
     pub(super) json: bool,
 }
 
-/// The end of one index, as it waits for its turn.
-#[derive(Serialize, Deserialize)]
-struct End {
+/// What is known of an index that was not shown yet.
+#[derive(Debug, Default)]
+struct Index {
     attempt: u32,
-    ending: Ending,
+    stdout: Waiting,
+    stderr: Waiting,
+    /// So much was read of each, and of what was not kept.
+    had: [u64; 2],
+    missing: u64,
+    ending: Option<Ending>,
+}
+
+impl Index {
+    /// Whether it has ended and everything that it wrote is here.
+    fn is_whole(&self) -> bool {
+        self.ending.as_ref().is_some_and(|ending| {
+            self.had[0] >= ending.stdout_bytes && self.had[1] >= ending.stderr_bytes
+        })
+    }
 }
 
 /// One index of `map --json`: its item, and the outcome as on the wire.
@@ -50,31 +61,35 @@ struct Line<'a> {
 }
 
 pub(super) struct Show {
-    house: House,
-    work: WorkId,
     items: Arc<Mutex<Items>>,
     shape: Shape,
-    shelf: Shelf,
+    streams: Streams,
+    spool: Spool,
+    /// Those that were not shown yet.
+    indices: BTreeMap<u32, Index>,
     /// The index whose turn it is, in order.
     turn: u32,
     bar: ProgressBar,
 }
 
 impl Show {
-    pub(super) fn new(
-        house: House,
-        work: WorkId,
-        items: Arc<Mutex<Items>>,
-        shape: Shape,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(items: Arc<Mutex<Items>>, shape: Shape) -> anyhow::Result<Self> {
         let bar = if terminal::stderr_is_terminal() {
             ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
         } else {
             ProgressBar::hidden()
         };
-        let style = "{bar:30} {human_pos}/{human_len} {msg} {elapsed} (still {eta})";
+        let style = "{bar:30} {human_pos}/{human_len} {msg} {elapsed}, about {eta} left";
         bar.set_style(ProgressStyle::with_template(style)?);
-        Ok(Self { house, work, items, shape, shelf: Shelf::new()?, turn: 0, bar })
+        Ok(Self {
+            items,
+            shape,
+            streams: Streams::default(),
+            spool: Spool::new(IN_MEMORY)?,
+            indices: BTreeMap::new(),
+            turn: 0,
+            bar,
+        })
     }
 
     /// How far it is.
@@ -91,137 +106,160 @@ impl Show {
         self.bar.finish_and_clear();
     }
 
-    /// An index has ended.
-    pub(super) async fn end(
-        &mut self,
-        index: u32,
-        attempt: u32,
-        ending: Ending,
-    ) -> anyhow::Result<()> {
+    /// Whether an index was not shown yet, as far as anything is known of it.
+    pub(super) fn awaits(&self, index: u32) -> bool {
+        self.indices.contains_key(&index)
+    }
+
+    /// A job has written something.
+    pub(super) fn output(&mut self, output: Output) -> anyhow::Result<()> {
+        let Some(news) = self.streams.output(output) else { return Ok(()) };
+        let index = news.source.index;
+        if self.take_in(news)? { self.print_what_is_due(index) } else { Ok(()) }
+    }
+
+    /// Says whether it belongs to the attempt that counts.
+    fn take_in(&mut self, news: News) -> anyhow::Result<bool> {
+        let known = self.indices.entry(news.source.index).or_default();
+        if news.source.attempt < known.attempt {
+            return Ok(false);
+        }
+        if news.source.attempt > known.attempt {
+            // What an earlier attempt wrote is not shown.
+            let old = std::mem::take(known);
+            known.attempt = news.source.attempt;
+            drop_waiting(&mut self.spool, old)?;
+        }
+        let (place, to) = match news.source.stream.as_str() {
+            "stdout" => (0, &mut known.stdout),
+            "stderr" => (1, &mut known.stderr),
+            _ => return Ok(false),
+        };
+        self.spool.add(to, news.bytes.as_ref())?;
+        known.missing += news.missing;
+        known.had[place] = self.streams.had(&news.source);
+        Ok(true)
+    }
+
+    /// Attempts have ended; the last of their indices.
+    pub(super) fn end(&mut self, index: u32, attempt: u32, ending: Ending) -> anyhow::Result<()> {
+        for news in self.streams.ended(&TaskName::main(), index, attempt, &ending) {
+            self.take_in(news)?;
+        }
+        let known = self.indices.entry(index).or_default();
+        if known.attempt < attempt {
+            let old = std::mem::take(known);
+            known.attempt = attempt;
+            drop_waiting(&mut self.spool, old)?;
+        }
+        known.ending = Some(ending);
+        self.print_what_is_due(index)
+    }
+
+    /// An attempt that is tried again: what it wrote is not shown.
+    pub(super) fn again(&mut self, entry: &EndedEntry) -> anyhow::Result<()> {
+        for index in entry.indices.iter() {
+            if let Some(old) = self.indices.remove(&index) {
+                drop_waiting(&mut self.spool, old)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn print_what_is_due(&mut self, index: u32) -> anyhow::Result<()> {
+        let is_whole =
+            |index: &u32, all: &BTreeMap<u32, Index>| all.get(index).is_some_and(Index::is_whole);
         if !self.shape.in_order {
-            return self.print(index, End { attempt, ending }).await;
+            return if is_whole(&index, &self.indices) { self.print(index) } else { Ok(()) };
         }
-        if index != self.turn {
-            self.shelf.put(index, &serde_json::to_vec(&End { attempt, ending })?)?;
-            return Ok(());
+        if is_whole(&index, &self.indices) {
+            self.streams.forget(&TaskName::main(), index);
         }
-        self.print(index, End { attempt, ending }).await?;
-        self.turn += 1;
-        while let Some(bytes) = self.shelf.take(self.turn)? {
-            self.print(self.turn, serde_json::from_slice(&bytes)?).await?;
+        while is_whole(&self.turn, &self.indices) {
+            self.print(self.turn)?;
             self.turn += 1;
         }
         Ok(())
     }
 
-    /// Shows what still waits for its turn: those before it never ran.
-    pub(super) async fn rest(&mut self) -> anyhow::Result<()> {
-        while let Some(index) = self.shelf.first() {
-            if let Some(bytes) = self.shelf.take(index)? {
-                self.print(index, serde_json::from_slice(&bytes)?).await?;
+    /// Shows what still waits, although some of it will not come any more.
+    pub(super) fn rest(&mut self) -> anyhow::Result<()> {
+        while let Some((index, known)) = self.indices.pop_first() {
+            if known.ending.is_some() {
+                self.indices.insert(index, known);
+                self.print(index)?;
             }
         }
         Ok(())
     }
 
-    async fn print(&mut self, index: u32, end: End) -> anyhow::Result<()> {
-        let End { attempt, ending } = end;
+    fn print(&mut self, index: u32) -> anyhow::Result<()> {
+        let Some(Index { attempt, stdout, stderr, had, mut missing, ending }) =
+            self.indices.remove(&index)
+        else {
+            return Ok(());
+        };
+        self.streams.forget(&TaskName::main(), index);
+        let Some(mut ending) = ending else { return Ok(()) };
+        missing += ending.stdout_bytes.saturating_sub(had[0]);
+        missing += ending.stderr_bytes.saturating_sub(had[1]);
         if self.shape.json {
+            ending.stdout = head(&mut self.spool, stdout)?.into();
+            ending.stderr = head(&mut self.spool, stderr)?.into();
             let item = lock(&self.items).get(index)?;
             let outcome = Outcome::new(TaskName::main(), index, attempt, ending);
             let mut line = serde_json::to_vec(&Line { item: &item, outcome })?;
             line.push(b'\n');
-            return self.write(&StreamName::stdout(), &line);
+            return write(&self.bar, &StreamName::stdout(), &line);
         }
         let tag = match self.shape.tag {
             true => format!("{}\t", lock(&self.items).get(index)?),
             false => String::new(),
         };
-        let streams = [
-            (StreamName::stdout(), &ending.stdout, ending.stdout_bytes),
-            (StreamName::stderr(), &ending.stderr, ending.stderr_bytes),
-        ];
-        for (stream, inline, bytes) in streams {
+        for (stream, waiting) in [(StreamName::stdout(), stdout), (StreamName::stderr(), stderr)] {
             let mut tagger = Tagger::new(&tag);
-            if bytes <= inline.len() as u64 {
-                self.write(&stream, &tagger.take(inline.as_ref()))?;
-            } else {
-                self.print_long(index, attempt, &stream, inline, bytes, &mut tagger).await?;
-            }
-            self.write(&stream, tagger.end())?;
+            let bar = &self.bar;
+            self.spool.take(waiting, |bytes| write(bar, &stream, &tagger.take(bytes)))?;
+            write(bar, &stream, tagger.end())?;
         }
-        Ok(())
-    }
-
-    /// A stream that does not fit into the fact that it has ended: by following that index alone.
-    async fn print_long(
-        &mut self,
-        index: u32,
-        attempt: u32,
-        stream: &StreamName,
-        inline: &Blob,
-        bytes: u64,
-        tagger: &mut Tagger,
-    ) -> anyhow::Result<()> {
-        let request = Follow {
-            work: self.work.to_string(),
-            task: Some(TaskName::main()),
-            index: Some(index),
-            from: None,
-            pace: false,
-        };
-        let mut following = Following::start(&self.house, request);
-        let mut streams = Streams::default();
-        let mut had = 0;
-        while had < bytes {
-            let step = match tokio::time::timeout(PATIENCE, following.next()).await {
-                Ok(step) => step?,
-                Err(_) => None,
-            };
-            let Some(Step::Piece(piece, ack)) = step else { break };
-            if let Some(output) = piece.output
-                && output.attempt == attempt
-                && output.stream == *stream
-                && let Some(news) = streams.output(output)
-            {
-                self.missing(index, stream, news.missing);
-                self.write(stream, &tagger.take(news.bytes.as_ref()))?;
-                had = streams.had(&news.source);
-            }
-            following.ack(ack).await;
-        }
-        if had == 0 {
-            self.write(stream, &tagger.take(inline.as_ref()))?;
-            had = inline.len() as u64;
-        }
-        self.missing(index, stream, bytes.saturating_sub(had));
-        Ok(())
-    }
-
-    fn missing(&self, index: u32, stream: &StreamName, bytes: u64) {
-        if bytes > 0 {
-            let sentence = format!("{bytes} bytes of the {stream} of index {index} were not kept");
+        if missing > 0 {
+            let sentence = format!("{missing} bytes that index {index} wrote were not kept");
             self.bar.suspend(|| terminal::say(&sentence));
         }
+        Ok(())
     }
+}
 
-    /// Blocks while the reader is slow; whoever sends to us is then slowed down, too.
-    fn write(&self, stream: &StreamName, bytes: &[u8]) -> anyhow::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let write = || match stream.as_str() {
-            "stdout" => {
-                let mut out = std::io::stdout().lock();
-                out.write_all(bytes).and_then(|()| out.flush())
-            }
-            _ => std::io::stderr().lock().write_all(bytes),
-        };
-        let written = tokio::task::block_in_place(|| {
-            if self.bar.is_hidden() { write() } else { self.bar.suspend(write) }
-        });
-        terminal::written(written)
+fn drop_waiting(spool: &mut Spool, old: Index) -> anyhow::Result<()> {
+    spool.take(old.stdout, |_| anyhow::Ok(()))?;
+    spool.take(old.stderr, |_| anyhow::Ok(()))
+}
+
+/// As much as an outcome holds.
+fn head(spool: &mut Spool, waiting: Waiting) -> anyhow::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    spool.take(waiting, |bytes| {
+        out.extend_from_slice(&bytes[..bytes.len().min(INLINE_BYTES - out.len())]);
+        anyhow::Ok(())
+    })?;
+    Ok(out)
+}
+
+/// Blocks while the reader is slow; whoever sends to us is then slowed down, too.
+fn write(bar: &ProgressBar, stream: &StreamName, bytes: &[u8]) -> anyhow::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
     }
+    let write = || match stream.as_str() {
+        "stdout" => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        }
+        _ => std::io::stderr().lock().write_all(bytes),
+    };
+    let written =
+        tokio::task::block_in_place(|| if bar.is_hidden() { write() } else { bar.suspend(write) });
+    terminal::written(written)
 }
 
 /// Begins each line with the item.
