@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod cli;
 mod clients;
 mod first_light;
 mod house;
