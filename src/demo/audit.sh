@@ -5,6 +5,7 @@ LC_ALL=C
 export LC_ALL
 scratch=$PWD
 name=${1##*/}
+printf '%s: reading\n' "$name"
 cd "$1"
 
 find . -type f \( -name '*.rs' -o -name '*.c' -o -name '*.h' -o -name '*.go' -o -name '*.js' \
