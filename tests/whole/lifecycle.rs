@@ -224,3 +224,39 @@ async fn an_up_with_an_address_uses_the_bus_that_runs_there() {
     assert_eq!(said, "elsewhere\n");
     assert!(!other.dir.join("bus/nats.conf").exists());
 }
+
+#[tokio::test]
+async fn the_way_in_is_saved_among_the_users_contexts_only_when_asked_and_never_over_anothers() {
+    let mut house = House::new("");
+    let contexts = house.dir.parent().unwrap().join(".config/nats/context");
+    house.start(&["up", "--port", "0", "--only", "bus"]).await;
+    assert!(!contexts.exists());
+    house.says(&["down"]).await;
+    house.processes.remove(0).ended().await;
+
+    house.start(&["up", "--only", "bus", "--save-context"]).await;
+    let saved = std::fs::read_to_string(contexts.join("longhouse.json")).unwrap();
+    assert!(saved.contains(&house.url()), "{saved}");
+    house.says(&["down"]).await;
+    house.processes.remove(0).ended().await;
+
+    std::fs::write(contexts.join("longhouse.json"), "{\"url\":\"nats://elsewhere\"}").unwrap();
+    let refused = house.spawn(&["up", "--only", "bus", "--save-context"]).await.err().unwrap();
+    assert!(refused.contains("not written by this house"), "{refused}");
+    let kept = std::fs::read_to_string(contexts.join("longhouse.json")).unwrap();
+    assert_eq!(kept, "{\"url\":\"nats://elsewhere\"}");
+}
+
+#[tokio::test]
+async fn every_part_leaves_a_log_in_the_folder() {
+    let mut house = House::new("");
+    house.start(&["up", "--port", "0", "--only", "bus"]).await;
+    house.start(&["up", "--only", "manager,scheduler"]).await;
+    house.start(&["worker", "--name", "home"]).await;
+
+    for log in ["bus.log", "manager-scheduler.log", "worker-home.log"] {
+        let path = house.dir.join("logs").join(log);
+        assert!(path.is_file(), "{} is not there", path.display());
+    }
+    assert!(house.dir.join("nodes/home/keeper.log").is_file());
+}

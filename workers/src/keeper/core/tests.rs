@@ -1,3 +1,5 @@
+//! The keeper's decisions, one by one and in seeded worlds.
+
 use super::*;
 use schemas::{
     amount::Cpus,
