@@ -67,9 +67,20 @@ pub fn encode<T: Serialize>(encoding: Encoding, message: &T) -> Vec<u8> {
     }
 }
 
-/// Reads a message and passes over fields that are not known.
+/// Reads a message and passes over fields that are not known. Between parts of the house: what is
+/// wrong is said without its path, which would cost time on every message that is right.
 pub fn decode<T: DeserializeOwned>(encoding: Encoding, bytes: &[u8]) -> Result<T, Refusal> {
-    read(encoding, bytes, None)
+    let read = match encoding {
+        Encoding::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+        Encoding::MsgPack => {
+            let mut d = rmp_serde::Deserializer::from_read_ref(bytes);
+            d.set_max_depth(MAX_DEPTH);
+            T::deserialize(&mut d)
+                .map_err(|error| error.to_string())
+                .and_then(|message| whole(message, &mut d))
+        }
+    };
+    read.map_err(|error| malformed(encoding, "", &error))
 }
 
 /// Reads what a person wrote: a field that is not known is refused, with the nearest known name.
@@ -84,7 +95,7 @@ pub fn decode_strict<T: DeserializeOwned + JsonSchema>(
         (b"", Encoding::MsgPack) => b"\x80",
         _ => bytes,
     };
-    let message = read(encoding, bytes, Some(&mut unknown));
+    let message = read(encoding, bytes, &mut unknown);
     // A misspelt name is also the likeliest reason why the rest made no sense.
     match unknown {
         None => message,
@@ -92,41 +103,46 @@ pub fn decode_strict<T: DeserializeOwned + JsonSchema>(
     }
 }
 
+/// What `serde_ignored` calls. One type for all messages: it is part of the type of every reader
+/// that is made for a message and for each of its fields, and each of these is compiled.
+type Note<'a> = &'a mut dyn FnMut(serde_ignored::Path<'_>);
+
 fn read<T: DeserializeOwned>(
     encoding: Encoding,
     bytes: &[u8],
-    mut first_unknown: Option<&mut Option<String>>,
+    first_unknown: &mut Option<String>,
 ) -> Result<T, Refusal> {
     let mut track = serde_path_to_error::Track::new();
-    let mut note = |path: serde_ignored::Path<'_>| {
-        if let Some(unknown @ None) = first_unknown.as_deref_mut() {
-            *unknown = Some(plain_path(&path.to_string()));
+    let note: Note<'_> = &mut |path: serde_ignored::Path<'_>| {
+        if first_unknown.is_none() {
+            *first_unknown = Some(plain_path(&path.to_string()));
         }
     };
     let result = match encoding {
         Encoding::Json => {
             let mut d = serde_json::Deserializer::from_slice(bytes);
-            serde_ignored::deserialize(
-                serde_path_to_error::Deserializer::new(&mut d, &mut track),
-                &mut note,
-            )
-            .and_then(|message| d.end().map(|()| message))
-            .map_err(|error| error.to_string())
+            let tracked = serde_path_to_error::Deserializer::new(&mut d, &mut track);
+            serde_ignored::deserialize(tracked, note)
+                .and_then(|message| d.end().map(|()| message))
+                .map_err(|error| error.to_string())
         }
         Encoding::MsgPack => {
             let mut d = rmp_serde::Deserializer::from_read_ref(bytes);
             d.set_max_depth(MAX_DEPTH);
-            serde_ignored::deserialize(
-                serde_path_to_error::Deserializer::new(&mut d, &mut track),
-                &mut note,
-            )
-            .map_err(|error| error.to_string())
-            .and_then(|message| {
-                if is_at_end(&mut d) { Ok(message) } else { Err("trailing bytes".to_owned()) }
-            })
+            let tracked = serde_path_to_error::Deserializer::new(&mut d, &mut track);
+            serde_ignored::deserialize(tracked, note)
+                .map_err(|error| error.to_string())
+                .and_then(|message| whole(message, &mut d))
         }
     };
     result.map_err(|error| malformed(encoding, &plain_path(&track.path().to_string()), &error))
+}
+
+fn whole<'de, T, R: rmp_serde::decode::ReadSlice<'de>>(
+    message: T,
+    d: &mut rmp_serde::Deserializer<R>,
+) -> Result<T, String> {
+    if is_at_end(d) { Ok(message) } else { Err("trailing bytes".to_owned()) }
 }
 
 /// Whether nothing follows what was read.
