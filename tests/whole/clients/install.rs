@@ -59,6 +59,11 @@ pub(crate) fn nats() -> Result<PathBuf, String> {
             return Ok(found);
         }
     }
+    let name = NATS.replace('/', "+");
+    let built = root().join(&name).join("nats");
+    if built.is_file() {
+        return Ok(built);
+    }
     let go = said("go", &["env", "GOVERSION"])
         .map_err(|error| format!("no `nats` 0.4 in the PATH, and no Go to build it: {error}"))?;
     // From 1.21 on it fetches the version that a module asks for.
@@ -67,11 +72,15 @@ pub(crate) fn nats() -> Result<PathBuf, String> {
     if minor.is_some_and(|minor: u32| minor < 21) {
         return Err(format!("no `nats` 0.4 in the PATH, and {} is too old to build it", go.trim()));
     }
-    let folder = installed(&NATS.replace('/', "+"), |folder| {
+    installed(&name, |folder| {
         done(Command::new("go").args(["install", NATS]).env("GOBIN", folder))
     })
     .unwrap_or_else(|error| panic!("the `nats` command could not be built: {error}"));
-    Ok(folder.join("nats"))
+    Ok(built)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients")
 }
 
 /// A folder of the build folder that `make` has filled, by whichever test came first.
@@ -79,7 +88,7 @@ fn installed(
     name: &str,
     make: impl FnOnce(&Path) -> Result<(), String>,
 ) -> Result<PathBuf, String> {
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+    let root = root();
     std::fs::create_dir_all(&root).unwrap();
     let lock = File::create(root.join(format!("{name}.lock"))).unwrap();
     lock.lock().unwrap();

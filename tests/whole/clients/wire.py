@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import secrets
-import sys
 import time
 import uuid
 
@@ -44,11 +43,9 @@ class House:
     def __init__(self, bus, wire):
         self.bus, self.wire = bus, wire
 
-    async def raw(self, verb, body, headers=None):
-        subject = f"lh.work.{verb}" if "." not in verb else verb
-        return await self.bus.request(
-            subject, self.wire.pack(body), timeout=60, headers=headers or self.wire.headers
-        )
+    async def raw(self, verb, body):
+        subject = verb if "." in verb else f"lh.work.{verb}"
+        return await self.bus.request(subject, self.wire.pack(body), timeout=60, headers=self.wire.headers)
 
     async def ask(self, verb, **body):
         message = await self.raw(verb, body)
