@@ -100,6 +100,9 @@ impl Bus {
             .connect(&settings.url)
             .await
             .map_err(|error| refused_connection(&settings.url, &error))?;
+        // The event comes a moment later; until then everybody would take it for a new connection.
+        let mut made = connection.clone();
+        let _ = tokio::time::timeout(CONNECT_TIMEOUT, made.wait_for(|now| now.up)).await;
         let jetstream = jetstream::context::ContextBuilder::new()
             .ack_timeout(ACK_TIMEOUT)
             .timeout(ACK_TIMEOUT)

@@ -51,6 +51,12 @@ pub enum Error {
         /// How large it may be.
         limit: usize,
     },
+    /// There is no such stream.
+    #[error("the bus has no stream `{stream}`")]
+    NoStream {
+        /// Which.
+        stream: String,
+    },
     /// A file that is needed to connect.
     #[error("{what}: {why}")]
     File {

@@ -1,7 +1,7 @@
 //! Streams that keep what is said: the journal of a pool, the output of jobs.
 
 use crate::{
-    connect::Bus,
+    connect::{Bus, Connection},
     error::{Error, StoreError},
 };
 use async_nats::{
@@ -9,14 +9,21 @@ use async_nats::{
     jetstream::{
         self, ErrorCode,
         consumer::{DeliverPolicy, push},
-        context::{PublishAckFuture, PublishError, PublishErrorKind},
+        context::{GetStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind},
         message::PublishMessage,
     },
 };
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use schemas::{id::Seq, time::Stamp};
 use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long the bus may take to make a consumer for a [`Tail`].
+const OPENING: Duration = Duration::from_secs(2);
+/// Before a tail that could not be opened is opened again.
+const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What must hold for a write to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,9 +218,24 @@ impl Log {
         purged.map(|_| ()).map_err(|error| self.failed("purging", error))
     }
 
-    /// Everything on subjects that fit `filter`, from a place on, as it comes: by a push ordered
-    /// consumer, which goes on by itself after a lost connection.
+    /// Everything on subjects that fit `filter`, from a place on, as it comes. It goes on by itself
+    /// after a lost connection.
     pub async fn tail(&self, filter: &str, from: Seq) -> Result<Tail, Error> {
+        let mut connection = self.bus.connection();
+        let made = connection.borrow_and_update().made;
+        let (messages, behind) = self.consume(filter, from).await?;
+        Ok(Tail {
+            log: self.clone(),
+            filter: filter.to_owned(),
+            next: from,
+            behind,
+            connection,
+            source: Source::Open { messages: Box::new(messages), made },
+        })
+    }
+
+    /// A push ordered consumer (a pull one stays blind for longer), and how much is stored for it.
+    async fn consume(&self, filter: &str, from: Seq) -> Result<(push::Ordered, u64), Error> {
         let stream = self.stream().await?;
         let consumer = stream
             .create_consumer(push::OrderedConfig {
@@ -226,18 +248,21 @@ impl Log {
             .map_err(|error| self.failed("tailing", error))?;
         let behind = consumer.cached_info().num_pending;
         let messages = consumer.messages().await.map_err(|error| self.failed("tailing", error))?;
-        Ok(Tail { messages, behind, name: self.name.clone() })
+        Ok((messages, behind))
     }
 
     async fn stream(&self) -> Result<jetstream::stream::Stream, Error> {
         if !self.bus.is_up() {
             return Err(self.bus.down());
         }
-        self.bus
-            .jetstream()
-            .get_stream(&self.name)
-            .await
-            .map_err(|error| self.failed("looking up", error))
+        self.bus.jetstream().get_stream(&self.name).await.map_err(|error| match error.kind() {
+            GetStreamErrorKind::JetStream(why)
+                if why.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Error::NoStream { stream: self.name.clone() }
+            }
+            _ => self.failed("looking up", error),
+        })
     }
 
     fn failed(&self, doing: &str, error: impl std::fmt::Display) -> Error {
@@ -331,16 +356,33 @@ fn store_error(error: &PublishError) -> StoreError {
     }
 }
 
-/// What a stream holds and what comes, in order.
+/// What a stream holds and what comes, in order and each once.
+///
+/// The library would make a consumer that died with its bus again by itself, but it waits for the
+/// answers to requests that were lost with the connection, so that it stays blind for ten seconds,
+/// and it may not be polled behind its end. So a consumer is used for one connection only: when
+/// that ends, or anything else is wrong with it, another begins behind what was seen.
 pub struct Tail {
-    messages: push::Ordered,
+    log: Log,
+    filter: String,
+    next: Seq,
     behind: u64,
-    name: String,
+    connection: watch::Receiver<Connection>,
+    source: Source,
+}
+
+enum Source {
+    /// The consumer, and in which connection it was made.
+    Open { messages: Box<push::Ordered>, made: u64 },
+    /// Another is being made. Kept here, so that who stops waiting for a batch does not undo it.
+    Opening(BoxFuture<'static, Option<(push::Ordered, u64)>>),
+    /// The connection is closed for good, or the stream is gone.
+    Ended,
 }
 
 impl std::fmt::Debug for Tail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tail({})", self.name)
+        write!(f, "Tail({})", self.log.name)
     }
 }
 
@@ -350,38 +392,104 @@ impl Tail {
         self.behind
     }
 
-    /// Waits for a message, then takes what is there, at most `most`; empty when the connection is
-    /// closed for good, or the stream is gone.
+    /// Waits for a message, then takes what is there, at most `most`; empty, and from then on
+    /// always, when the connection is closed for good or the stream is gone. Nothing is lost when
+    /// the caller stops waiting.
     pub async fn next_batch(&mut self, most: usize) -> Vec<Stored> {
-        let mut batch = Vec::new();
         loop {
-            let next = if batch.is_empty() {
-                self.messages.next().await
-            } else {
-                match self.messages.next().now_or_never() {
-                    Some(next) => next,
-                    None => return batch,
+            match &mut self.source {
+                Source::Ended => return Vec::new(),
+                Source::Opening(opening) => {
+                    self.source = match opening.await {
+                        Some((messages, made)) => Source::Open { messages: messages.into(), made },
+                        None => Source::Ended,
+                    };
                 }
-            };
-            match next {
-                None => return batch,
-                Some(Err(error)) => {
-                    tracing::warn!(stream = self.name, %error, "the tail stumbled");
+                Source::Open { messages, made } => {
+                    let made = *made;
+                    let first = tokio::select! {
+                        // What has arrived counts, also over a connection that is gone.
+                        biased;
+                        next = messages.next() => next,
+                        _ = self.connection.wait_for(|now| !now.up || now.made != made) => None,
+                    };
+                    let batch = self.batch(first, most);
                     if !batch.is_empty() {
-                        return batch;
-                    }
-                    // The library makes the consumer again by itself; a stream that is gone would
-                    // spin here otherwise.
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                Some(Ok(message)) => {
-                    batch.extend(tailed(&message));
-                    if batch.len() >= most {
                         return batch;
                     }
                 }
             }
         }
+    }
+
+    /// What is there beginning with `first`; where it stumbles, another consumer is made.
+    fn batch(
+        &mut self,
+        first: Option<Result<jetstream::Message, push::OrderedError>>,
+        most: usize,
+    ) -> Vec<Stored> {
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        let Source::Open { messages, .. } = &mut self.source else { return batch };
+        while let Some(now) = next {
+            match now {
+                Some(Ok(message)) => {
+                    // The library repeats nothing within a consumer, but it may begin one anew.
+                    if let Some(stored) = tailed(&message).filter(|stored| stored.seq >= self.next)
+                    {
+                        self.next = stored.seq + 1;
+                        batch.push(stored);
+                    }
+                    if batch.len() >= most {
+                        return batch;
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(stream = self.log.name, %error, "the tail stumbled");
+                    self.open();
+                    return batch;
+                }
+                None => {
+                    self.open();
+                    return batch;
+                }
+            }
+            next = messages.next().now_or_never();
+        }
+        batch
+    }
+
+    fn open(&mut self) {
+        let (log, filter, next) = (self.log.clone(), self.filter.clone(), self.next);
+        self.source = Source::Opening(open(log, filter, next).boxed());
+    }
+}
+
+/// Makes a consumer as soon as there is a connection, and says in which; `None` when there will
+/// never be one, or no stream.
+async fn open(log: Log, filter: String, next: Seq) -> Option<(push::Ordered, u64)> {
+    let mut connection = log.bus.connection();
+    let mut pause = PAUSE;
+    loop {
+        let made = connection.wait_for(|now| now.up).await.ok()?.made;
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(OPENING, log.consume(&filter, next)) => opened,
+            // What was asked over the lost connection is never answered.
+            _ = connection.wait_for(|now| !now.up || now.made != made) => continue,
+        };
+        match opened {
+            Ok(Ok((messages, _))) => return Some((messages, made)),
+            Ok(Err(error @ Error::NoStream { .. })) => {
+                tracing::error!(stream = log.name, %error, "the tail ends");
+                return None;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(stream = log.name, %error, "the tail cannot go on yet");
+            }
+            Err(_) => tracing::debug!(stream = log.name, "the tail is not answered yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -58,7 +58,10 @@ fn trials() -> Vec<Trial> {
         trial("many_answers_end_with_an_empty_one", |h| Box::pin(many(h))),
         trial("a_fenced_write_is_refused_once_the_fence_moved", |h| Box::pin(fenced(h))),
         trial("a_tail_knows_when_it_has_caught_up_and_history_pages", |h| Box::pin(tailed(h))),
-        trial("a_tail_goes_on_after_the_bus_was_killed", |h| Box::pin(outlived(h))),
+        trial("a_tail_goes_on_at_once_each_time_the_bus_is_killed_and_ends_with_it", |h| {
+            Box::pin(outlived(h))
+        }),
+        trial("a_tail_ends_when_its_stream_is_gone", |h| Box::pin(gone(h))),
         trial("a_lease_expires_and_is_taken_again_with_its_ttl", |h| Box::pin(leased(h))),
         trial("what_was_said_to_the_inbox_waits_until_it_is_acknowledged", |h| {
             Box::pin(inboxed(h))
@@ -260,21 +263,61 @@ async fn tailed(house: House) {
 async fn outlived(house: House) {
     let journal = house.bus.log(streams::journal(&PoolName::main()));
     let mut tail = journal.tail("lh.fact.main.>", 1).await.unwrap();
-    journal.append("lh.fact.main.owner.w.ended", "a".into(), &Expect::Any).await.unwrap();
-    assert_eq!(tail.next_batch(9).await[0].payload, "a");
-    let mut state = house.server.lock().unwrap().as_ref().unwrap().state();
-    let bus::server::State::Ready { pid, .. } = *state.borrow() else { panic!("not ready") };
-    let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    state
-        .wait_for(|s| matches!(s, bus::server::State::Ready { restarts, .. } if *restarts > 0))
-        .await
-        .unwrap();
+    let (hand, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let reader = tokio::spawn(async move {
+        loop {
+            let batch = tail.next_batch(9).await;
+            if batch.is_empty() {
+                return tail;
+            }
+            batch.into_iter().for_each(|stored| hand.send(stored).unwrap());
+        }
+    });
+    let subject = "lh.fact.main.owner.w.ended";
+    journal.append(subject, "0".into(), &Expect::Any).await.unwrap();
+    assert_eq!(seen.recv().await.unwrap().seq, 1);
     let mut connection = house.bus.connection();
-    connection.wait_for(|c| c.up && c.made > 1).await.unwrap();
-    journal.append("lh.fact.main.owner.w.ended", "b".into(), &Expect::Any).await.unwrap();
-    let next = tail.next_batch(9).await;
-    assert_eq!((next[0].seq, &*next[0].payload), (2, &b"b"[..]));
+    let mut state = house.server.lock().unwrap().as_ref().unwrap().state();
+    for round in 1..=4 {
+        let bus::server::State::Ready { pid, .. } = *state.borrow() else { panic!("not ready") };
+        let made = connection.borrow().made;
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let again = |s: &bus::server::State| matches!(s, bus::server::State::Ready { restarts, .. } if *restarts >= round);
+        state.wait_for(again).await.unwrap();
+        connection.wait_for(|c| c.up && c.made > made).await.unwrap();
+        // Two, so that nothing is said twice either.
+        for _ in 0..2 {
+            journal.append(subject, "more".into(), &Expect::Any).await.unwrap();
+        }
+        // Prompt is: before the bus has answered so many questions, one after the other.
+        let asked = async {
+            for _ in 0..2000 {
+                house.bus.flush().await.unwrap();
+            }
+        };
+        let next = tokio::select! {
+            next = async { [seen.recv().await.unwrap(), seen.recv().await.unwrap()] } => next,
+            () = asked => panic!("nothing came in round {round}"),
+        };
+        assert_eq!(next.map(|stored| stored.seq), [2 * round, 2 * round + 1].map(u64::from));
+    }
+    house.bus.close().await;
+    let mut tail = reader.await.unwrap();
+    assert!(seen.try_recv().is_err());
+    assert_eq!(tail.next_batch(9).await, []);
+}
+
+async fn gone(house: House) {
+    let journal = house.bus.log(streams::journal(&PoolName::main()));
+    let mut tail = journal.tail("lh.fact.main.>", 1).await.unwrap();
+    journal.append("lh.fact.main.owner.w.ended", "a".into(), &Expect::Any).await.unwrap();
+    assert_eq!(tail.next_batch(9).await.len(), 1);
+    let delete = format!("$JS.API.STREAM.DELETE.{}", journal.name());
+    house.bus.ask_raw(&delete, Encoding::Json, "".into(), SECOND * 5).await.unwrap();
+    assert_eq!(tail.next_batch(9).await, []);
+    assert_eq!(tail.next_batch(9).await, []);
+    assert!(matches!(journal.state().await, Err(Error::NoStream { .. })));
 }
 
 async fn leased(house: House) {
