@@ -13,6 +13,7 @@ use super::{
     ingress,
     results::Plan,
 };
+use crate::ear;
 use bus::{
     Asked, Bus, StoreError,
     inbox::InboxMessage,
@@ -224,10 +225,11 @@ impl Actor for Manager {
     ) -> Result<State, ActorProcessingErr> {
         let mut journals = BTreeMap::new();
         for pool in &hub.settings.pools {
-            let tail = Some(tokio::spawn(tail(hub.bus.clone(), me.clone(), pool.clone(), 0)));
+            let tail = ear::open(&me, tail(hub.bus.clone(), me.clone(), pool.clone(), 0));
+            let tail = Some(tail);
             journals.insert(pool.clone(), Journal { turn: 0, whole: false, last: None, tail });
         }
-        let ears = vec![tokio::spawn(watch_connection(hub.bus.clone(), me.clone()))];
+        let ears = vec![ear::open(&me, watch_connection(hub.bus.clone(), me.clone()))];
         me.send_interval(TICK, || Msg::Tick);
         Ok(State {
             hub,
@@ -360,8 +362,8 @@ impl State {
         self.serving = true;
         let open = Arc::new(Semaphore::new(self.hub.settings.open_requests));
         let bus = self.hub.bus.clone();
-        self.ears.push(tokio::spawn(hear_requests(bus.clone(), me.clone(), open)));
-        self.ears.push(tokio::spawn(hear_inbox(bus, me.clone())));
+        self.ears.push(ear::open(me, hear_requests(bus.clone(), me.clone(), open)));
+        self.ears.push(ear::open(me, hear_inbox(bus, me.clone())));
         for pool in self.hub.settings.pools.clone() {
             self.ask_nodes(me, pool);
         }
@@ -404,7 +406,8 @@ impl State {
         let turn = journal.turn;
         self.hub.forget_recent();
         self.step(me, Event::Anew { pool: pool.clone() }).await;
-        let tail = tokio::spawn(tail(self.hub.bus.clone(), me.clone(), pool.clone(), turn));
+        let tail = tail(self.hub.bus.clone(), me.clone(), pool.clone(), turn);
+        let tail = ear::open(me, tail);
         if let Some(journal) = self.journals.get_mut(&pool) {
             journal.tail = Some(tail);
         }

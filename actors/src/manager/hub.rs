@@ -13,7 +13,7 @@ use bus::{
     Bus, Error, Hearing,
     log::{Stored, Tail},
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use schemas::{
     fact::Fact,
     id::{Seq, WorkId},
@@ -24,6 +24,7 @@ use schemas::{
 };
 use std::{
     collections::{BTreeMap, VecDeque},
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -228,7 +229,9 @@ impl Hub {
         let hub = self.clone();
         tokio::spawn(async move {
             loop {
-                match hub.hand_on(&mut ears).await {
+                // One message that this cannot bear must not cost all followers their output.
+                let handed = AssertUnwindSafe(hub.hand_on(&mut ears)).catch_unwind().await;
+                match handed.unwrap_or(Tailing::Broken) {
                     Tailing::GoesOn => {}
                     Tailing::NobodyFollows => return,
                     Tailing::Broken => {

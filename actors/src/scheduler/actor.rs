@@ -9,6 +9,7 @@ use super::{
     core::{Action, ClientReply, ClientRequest, Core, Event, NoAnswer, NodeAnswer, NodeRequest},
     keep,
 };
+use crate::ear;
 use bus::{
     Asked, Bus, Endpoint, Message, Service, Serving, StoreError, clock,
     log::{Expect, Log, Stored},
@@ -310,16 +311,17 @@ impl Actor for Scheduler {
         let answers = shared.bus.hear(&format!("{}.*", shared.inbox)).await?;
         let (notes, noted) = mpsc::unbounded_channel();
         let (summaries, written) = mpsc::unbounded_channel();
+        let watch = watch_connection(shared.clone(), me.clone());
         let ears = vec![
-            tokio::spawn(hear_beats(shared.clone(), beats)),
-            tokio::spawn(hear_answers(shared.clone(), answers)),
-            tokio::spawn(watch_connection(shared.clone(), me.clone())),
-            tokio::spawn(tick(shared.clone())),
-            tokio::spawn(keep::keep_lease(shared.clone(), noted)),
-            tokio::spawn(keep::write_summaries(shared.bus.clone(), written)),
+            ear::open(&me, hear_beats(shared.clone(), beats)),
+            ear::open(&me, hear_answers(shared.clone(), answers)),
+            ear::open(&me, watch),
+            ear::open(&me, tick(shared.clone())),
+            ear::open(&me, keep::keep_lease(shared.clone(), noted)),
+            ear::open(&me, keep::write_summaries(shared.bus.clone(), written)),
         ];
         let core = Core::new(shared.pool.clone(), shared.settings.clone(), seed);
-        let tail = tokio::spawn(tail(shared.clone(), me, 0));
+        let tail = ear::open(&me, tail(shared.clone(), me.clone(), 0));
         Ok(State {
             core,
             log: shared.log(),
@@ -349,17 +351,15 @@ impl Actor for Scheduler {
         }
         Ok(())
     }
+}
 
-    async fn post_stop(
-        &self,
-        _: ActorRef<Msg>,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        state.tail.abort();
-        for ear in state.ears.drain(..).chain(state.serving.take()) {
+// Not when the actor stops: one that fails must not keep the lease either.
+impl Drop for State {
+    fn drop(&mut self) {
+        self.tail.abort();
+        for ear in self.ears.iter().chain(&self.serving) {
             ear.abort();
         }
-        Ok(())
     }
 }
 
@@ -463,7 +463,8 @@ impl State {
         match self.shared.bus.serve(service(&self.shared.pool)).await {
             Ok(serving) => {
                 let shared = self.shared.clone();
-                self.serving = Some(tokio::spawn(hear_requests(shared, serving)));
+                let actor = &self.shared.queue.actor;
+                self.serving = Some(ear::open(actor, hear_requests(shared, serving)));
                 self.shared.is_ready.send_replace(true);
                 let epoch = self.core.acting();
                 tracing::info!(pool = %self.shared.pool, epoch, "the scheduler acts");
@@ -503,7 +504,7 @@ impl State {
         let (pool, settings) = (self.shared.pool.clone(), self.shared.settings.clone());
         self.core = Core::new(pool, settings, self.seed);
         let actor = self.shared.queue.actor.clone();
-        self.tail = tokio::spawn(tail(self.shared.clone(), actor, turn + 1));
+        self.tail = ear::open(&actor, tail(self.shared.clone(), actor.clone(), turn + 1));
     }
 
     /// What a newer version has written must not be judged by this one.
@@ -566,45 +567,34 @@ async fn tick(shared: Arc<Shared>) {
     }
 }
 
-/// Reads the journal from its start and goes on with what comes. After a lost connection it begins
-/// again behind the last message: a consumer that died with the bus is noticed only after seconds.
+/// Reads the journal from its start and goes on with what comes.
 async fn tail(shared: Arc<Shared>, actor: ActorRef<Msg>, turn: u64) {
-    let mut connection = shared.bus.connection();
-    let mut from = 1;
-    loop {
-        let made = connection.borrow_and_update().made;
-        let mut tail = match shared.log().tail(&format!("lh.fact.{}.>", shared.pool), from).await {
-            Ok(tail) => tail,
+    let mut tail = loop {
+        match shared.log().tail(&format!("lh.fact.{}.>", shared.pool), 1).await {
+            Ok(tail) => break tail,
             Err(error) => {
                 tracing::debug!(pool = %shared.pool, %error, "the journal cannot be read yet");
                 tokio::time::sleep(AGAIN).await;
-                continue;
             }
-        };
-        if tail.behind() == 0 {
-            caught_up(&shared, turn);
         }
-        loop {
-            let batch = tokio::select! {
-                batch = tail.next_batch(FACTS) => batch,
-                again = connection.wait_for(|now| now.up && now.made != made) => {
-                    if again.is_err() {
-                        return;
-                    }
-                    break;
-                }
-            };
-            let Some(last) = batch.last() else { return };
-            from = last.seq + 1;
-            let all = last.pending == 0;
-            *locked(&shared.last) = Some((last.seq, last.at));
-            if let Err(error) = put_facts(&shared, turn, &batch).await {
-                let _ = actor.cast(Msg::TooNew(error.to_string()));
-                return;
-            }
-            if all {
-                caught_up(&shared, turn);
-            }
+    };
+    if tail.behind() == 0 {
+        caught_up(&shared, turn);
+    }
+    loop {
+        let batch = tail.next_batch(FACTS).await;
+        let Some(last) = batch.last() else {
+            actor.stop(Some("its journal is gone".to_owned()));
+            return;
+        };
+        let all = last.pending == 0;
+        *locked(&shared.last) = Some((last.seq, last.at));
+        if let Err(error) = put_facts(&shared, turn, &batch).await {
+            let _ = actor.cast(Msg::TooNew(error.to_string()));
+            return;
+        }
+        if all {
+            caught_up(&shared, turn);
         }
     }
 }

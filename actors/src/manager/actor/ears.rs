@@ -123,9 +123,7 @@ pub(super) async fn tail(bus: Bus, me: ActorRef<Msg>, pool: PoolName, turn: u64)
     loop {
         let batch = tail.next_batch(FACTS).await;
         if batch.is_empty() {
-            // The stream itself is gone.
-            tokio::time::sleep(AGAIN).await;
-            let _ = me.cast(Msg::Differs(pool, turn));
+            me.stop(Some("a journal is gone".to_owned()));
             return;
         }
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
