@@ -284,6 +284,7 @@ impl Model {
             inventory: Arc::new(Inventory::default()),
             digest: Digest { running: self.held.len() as u64, ..Digest::default() },
             highest: self.highest,
+            closing: false,
             leaving: false,
             version: "0.1.0".to_owned(),
         };

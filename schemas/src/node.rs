@@ -38,6 +38,9 @@ pub struct Beat {
     pub digest: Digest,
     /// The highest pair its keeper has seen.
     pub highest: Pair,
+    /// It finishes what it has and takes no new jobs, because it is about to leave.
+    #[serde(default, skip_serializing_if = "crate::amount::is_zero")]
+    pub closing: bool,
     /// Its last words: no job of it is left and none will be taken.
     #[serde(default, skip_serializing_if = "crate::amount::is_zero")]
     pub leaving: bool,

@@ -366,7 +366,11 @@ async fn a_node_that_leaves_says_goodbye_last() {
     house.jobs(instance, vec![sh("sleep 1000")]).await;
     house.beat(|beat| beat.digest.running == 1).await;
 
-    let leaving = tokio::spawn(agent.leave(true));
+    let hurry = agent.hurry();
+    let leaving = tokio::spawn(agent.leave(false));
+    let waits = house.beat(|beat| beat.closing).await;
+    assert_eq!((waits.leaving, waits.digest.running), (false, 1));
+    hurry.await;
     let entry = house.entry().await;
     assert!(matches!(entry.became, Became::Lost { .. }), "{entry:?}");
     leaving.await.unwrap();

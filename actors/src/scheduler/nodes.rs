@@ -80,6 +80,8 @@ pub(super) struct Instance {
     pub(super) heard_wall: Stamp,
     pub(super) clock_ahead_ms: i64,
     pub(super) digest: Digest,
+    /// It is about to leave and takes nothing new.
+    pub(super) closing: bool,
     /// It said goodbye or was reported failed: final.
     pub(super) gone: Option<&'static str>,
     /// It has said what it holds.
@@ -113,6 +115,7 @@ impl Instance {
             heard_wall: Stamp(0),
             clock_ahead_ms: 0,
             digest: Digest::default(),
+            closing: false,
             gone: None,
             is_known: false,
             recheck: false,
@@ -206,6 +209,7 @@ impl Core {
         instance.heard_wall = now.wall;
         instance.clock_ahead_ms = beat.at.0 as i64 - now.wall.0 as i64;
         instance.digest = beat.digest;
+        instance.closing = beat.closing;
         let d = beat.digest;
         let holds_nothing = d.running == 0 && d.queued == 0 && d.unanswered == 0;
         let should_hold =
@@ -280,6 +284,7 @@ impl Core {
         instance.gone.is_none()
             && instance.is_known
             && !instance.foreign
+            && !instance.closing
             && instance.avoid_until <= self.now.at
             && self.is_heard(instance)
             && !self.fold.drained().contains_key(&instance.node)

@@ -705,6 +705,7 @@ impl World {
                 unanswered: count(State::Ended),
             },
             highest: k.highest,
+            closing: k.leaving,
             leaving,
             version: String::new(),
         };

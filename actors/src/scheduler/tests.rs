@@ -10,7 +10,7 @@ use schemas::{
     id::{InstanceId, Seq, WorkId},
     indices::Indices,
     job::{Became, HeldAnswer, JobRef, JobsAnswer, JobsRequest, Pair, Report, ReportEntry},
-    node::{Beat, Card, Digest, Inventory},
+    node::{Beat, Card, Digest, Inventory, NodeState},
     outcome::{Ending, IndexState, WorkState},
     request::{Explain, NodeChange},
     subject,
@@ -67,6 +67,10 @@ impl Desk {
     }
 
     fn beat(&mut self, node: &str, total: &Room) {
+        self.beat_as(node, total, false);
+    }
+
+    fn beat_as(&mut self, node: &str, total: &Room, closing: bool) {
         let node = name(node);
         let card = Card { vram_mib: 8192, ..Card::default() };
         let cards = vec![card; total.gpus as usize];
@@ -82,6 +86,7 @@ impl Desk {
             inventory: Arc::new(Inventory { cards, ..Inventory::default() }),
             digest: Digest { running: 1, ..Digest::default() },
             highest: Pair::default(),
+            closing,
             leaving: false,
             version: String::new(),
         })));
@@ -329,6 +334,21 @@ fn one_sentence_says_why_in_every_case() {
         "`a`: 1 on one, the node with room for 1 cpus that it fits most snugly"
     );
     assert_eq!(explained.more, ["`b` needs `a`"]);
+}
+
+#[test]
+fn a_node_that_is_about_to_leave_gets_nothing_new() {
+    let mut desk = Desk::new(&[("one", room(4, 0))]);
+    desk.beat_as("one", &room(4, 0), true);
+    let work = desk.accept(&process(1, ""));
+    assert!(desk.asked().is_empty());
+    assert_eq!(desk.why(work), "one is leaving");
+    desk.client(ClientRequest::Nodes);
+    let Some(ClientReply::Nodes(reply)) = desk.replies.pop() else { panic!() };
+    let shown = (reply.nodes[0].state, reply.nodes[0].why.as_deref());
+    assert_eq!(shown, (NodeState::Drained, Some("one is leaving")));
+    desk.beat("two", &room(4, 0));
+    assert_eq!(desk.asked(), asked(&[("two", 1)]));
 }
 
 #[test]

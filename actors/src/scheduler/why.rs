@@ -116,6 +116,15 @@ impl Core {
             let names: Vec<&str> = fits.iter().map(|(_, i)| i.node.as_str()).collect();
             return format!("every node that could run it is drained ({})", names.join(", "));
         }
+        let closed = |i: &Instance| i.closing || drained(i);
+        if let Some((_, one)) = fits.iter().find(|(_, i)| i.closing)
+            && fits.iter().all(|(_, i)| closed(i))
+        {
+            return match fits.len() {
+                1 => format!("{} is leaving", one.node),
+                _ => format!("every node that could run it is drained or leaving, as {}", one.node),
+            };
+        }
         let takes: Vec<&Instance> =
             fits.iter().filter(|(id, i)| self.takes_jobs(**id, i)).map(|(_, i)| *i).collect();
         let Some(nearest) = takes.iter().min_by_key(|i| {
@@ -262,6 +271,9 @@ impl Core {
         }
         if let Some(by) = self.fold.drained().get(&i.node) {
             return (NodeState::Drained, Some(format!("{by} drained it")));
+        }
+        if i.closing {
+            return (NodeState::Drained, Some(format!("{} is leaving", i.node)));
         }
         if self.acting.is_none() {
             return (NodeState::Joining, Some("no scheduler acts for this pool".to_owned()));

@@ -62,6 +62,7 @@ impl Echo {
             inventory: Arc::new(Inventory::default()),
             digest: Digest::default(),
             highest: self.highest,
+            closing: false,
             leaving: false,
             version: "0.1.0".to_owned(),
         };

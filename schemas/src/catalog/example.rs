@@ -185,7 +185,7 @@ fn of_node(name: &str) -> Option<Value> {
             "inventory": inventory(),
             "digest": { "running": 3, "queued": 1, "unanswered": 0 },
             "highest": { "epoch": 4, "n": 12 },
-            "leaving": true, "version": "0.1.0",
+            "closing": true, "leaving": true, "version": "0.1.0",
         }),
         "out" | "live" => frames(),
         _ => return None,

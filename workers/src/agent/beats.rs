@@ -53,6 +53,7 @@ pub(super) async fn say(shared: &Shared, leaving: bool) {
             inventory: shared.inventory.borrow().clone(),
             digest: keeper.state.digest,
             highest: keeper.state.highest,
+            closing: keeper.state.leaving,
             leaving,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -211,7 +211,12 @@ impl Desk {
                     let _ = self.words.frame.send(frames);
                 }
                 FromKeeper::State(state) => {
+                    let closes = state.leaving && !self.shared.keeper.borrow().state.leaving;
                     self.shared.keeper.send_modify(|keeper: &mut Keeper| keeper.state = state);
+                    if closes {
+                        // The sooner it is known, the fewer jobs come in vain.
+                        self.shared.beat_now.notify_one();
+                    }
                 }
                 FromKeeper::Left => {
                     self.shared.keeper.send_modify(|keeper: &mut Keeper| keeper.left = true);
