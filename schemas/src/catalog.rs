@@ -8,9 +8,11 @@ mod example;
 mod loose;
 pub mod render;
 
+#[cfg(any(test, feature = "transcode"))]
+use crate::{codec, error::Refusal};
 use crate::{
-    codec::{self, Encoding},
-    error::{ErrorBody, Refusal},
+    codec::Encoding,
+    error::ErrorBody,
     fact,
     job::{
         HeldAnswer, HeldRequest, JobsAnswer, JobsRequest, ReadAnswer, ReadRequest, Report,
@@ -119,7 +121,10 @@ impl Wire {
     }
 }
 
-/// Reads a message in one encoding and writes it in another.
+/// Reads a message in one encoding and writes it in another. For tests only (the feature
+/// `transcode`): every reader and writer of every message is compiled for it, which takes longer
+/// than all the rest of this room.
+#[cfg(any(test, feature = "transcode"))]
 type Transcode = fn(Encoding, &[u8], Encoding) -> Result<Vec<u8>, Refusal>;
 
 /// What one message looks like: its type, with everything that can be done without knowing it.
@@ -128,7 +133,9 @@ pub struct Body {
     type_name: fn() -> Cow<'static, str>,
     subschema: fn(&mut SchemaGenerator) -> Schema,
     root: fn(SchemaGenerator) -> Schema,
+    #[cfg(any(test, feature = "transcode"))]
     lenient: Transcode,
+    #[cfg(any(test, feature = "transcode"))]
     strict: Transcode,
     /// Whether people write it, so that an unknown field is refused.
     pub is_strict: bool,
@@ -141,7 +148,9 @@ impl Body {
             type_name: T::schema_name,
             subschema: |generator| generator.subschema_for::<T>(),
             root: |generator| generator.into_root_schema_for::<T>(),
+            #[cfg(any(test, feature = "transcode"))]
             lenient: |from, bytes, to| Ok(codec::encode(to, &codec::decode::<T>(from, bytes)?)),
+            #[cfg(any(test, feature = "transcode"))]
             strict: |from, bytes, to| {
                 Ok(codec::encode(to, &codec::decode_strict::<T>(from, bytes)?))
             },
@@ -162,6 +171,7 @@ impl Body {
     }
 
     /// Reads it as its receiver would, and writes it in an encoding.
+    #[cfg(any(test, feature = "transcode"))]
     pub fn transcode(
         &self,
         from: Encoding,
@@ -176,6 +186,7 @@ impl Body {
     }
 
     /// The same, with unknown fields refused whoever says it.
+    #[cfg(any(test, feature = "transcode"))]
     pub fn transcode_strictly(
         &self,
         from: Encoding,
@@ -186,6 +197,7 @@ impl Body {
     }
 
     /// The same, with unknown fields passed over whoever says it.
+    #[cfg(any(test, feature = "transcode"))]
     pub fn transcode_leniently(
         &self,
         from: Encoding,
@@ -890,6 +902,7 @@ pub fn decode(subject: &str, encoding: Encoding, bytes: &[u8]) -> Value {
 
 /// Whether a message is what the catalogue says of its subject; a subject that is not in the
 /// catalogue may hold anything.
+#[cfg(any(test, feature = "transcode"))]
 pub fn check(subject: &str, encoding: Encoding, bytes: &[u8]) -> Result<(), Refusal> {
     match of_subject(subject).and_then(|entry| entry.body) {
         Some(body) => body.transcode(encoding, bytes, encoding).map(drop),
