@@ -45,6 +45,7 @@ mod undrain;
 mod up;
 mod wait;
 mod watch;
+mod watchdog;
 mod worker;
 
 use app::App;

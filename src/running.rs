@@ -4,7 +4,12 @@
 //! Parts end in one order over all processes of the folder: nodes, then manager and scheduler,
 //! then the bus.
 
-use crate::{app::App, failure::Failure, style, terminal};
+use crate::{
+    app::App,
+    failure::Failure,
+    style, terminal,
+    watchdog::{Begun, Watchdog, Which},
+};
 use anyhow::Context;
 use bus::{
     Bus,
@@ -57,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) manager: Option<actors::manager::Handle>,
     pub(crate) bus: Option<Bus>,
     pub(crate) server: Option<(Server, FolderLock)>,
+    pub(crate) watchdog: Watchdog,
 }
 
 impl Parts {
@@ -83,9 +89,67 @@ impl Parts {
             && self.scheduler.is_none()
             && self.manager.is_none()
             && self.server.is_none()
+            && self.watchdog.is_idle()
+    }
+
+    /// Waits until one of the parts has ended by itself, and takes it out, or is up again, and puts
+    /// it in; says which has ended.
+    async fn changed(&mut self) -> Option<Which> {
+        let Parts { agent, scheduler, manager, server, watchdog, .. } = self;
+        let node = async {
+            match agent {
+                Some(agent) => agent.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let scheduling = async {
+            match scheduler {
+                Some(scheduler) => scheduler.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let managing = async {
+            match manager {
+                Some(manager) => manager.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let serving = async {
+            match server {
+                // It starts a server that dies again by itself, for ever.
+                Some((server, _)) => {
+                    let mut state = server.state();
+                    while state.changed().await.is_ok() {}
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let which = tokio::select! {
+            () = node => Which::Node,
+            () = scheduling => Which::Scheduler,
+            () = managing => Which::Manager,
+            () = serving => Which::Bus,
+            begun = watchdog.next() => {
+                match begun {
+                    Begun::Node(agent) => self.agent = Some(*agent),
+                    Begun::Scheduler(scheduler) => self.scheduler = Some(scheduler),
+                    Begun::Manager(manager) => self.manager = Some(manager),
+                    Begun::Bus(server) => self.server = Some(*server),
+                }
+                return None;
+            }
+        };
+        match which {
+            Which::Node => self.agent = None,
+            Which::Scheduler => self.scheduler = None,
+            Which::Manager => self.manager = None,
+            Which::Bus => self.server = None,
+        }
+        Some(which)
     }
 
     async fn end_actors(&mut self) {
+        self.watchdog.forget(&[Which::Scheduler, Which::Manager]);
         // The manager last: it answers those who wait with what the scheduler still stored.
         if let Some(scheduler) = self.scheduler.take() {
             scheduler.stop().await;
@@ -96,6 +160,7 @@ impl Parts {
     }
 
     async fn end_bus(&mut self) -> anyhow::Result<()> {
+        self.watchdog.forget(&[Which::Bus]);
         if let Some(bus) = self.bus.take() {
             bus.close().await;
         }
@@ -191,7 +256,7 @@ pub(crate) enum OnInterrupt {
 
 type Told = (End, mpsc::UnboundedSender<Word>);
 
-/// Runs until everything has ended. SIGTERM detaches.
+/// Runs until everything has ended; a part that ends by itself is started again. SIGTERM detaches.
 pub(crate) async fn until_ended(
     app: &App,
     mut parts: Parts,
@@ -215,6 +280,10 @@ pub(crate) async fn until_ended(
                     Err(error) => Word::Failed(format!("{error:#}")),
                 });
             }
+            ended = parts.changed() => if let Some(which) = ended {
+                let server = parts.server.as_ref().map(|(server, _)| server);
+                parts.watchdog.start_again(app, which, server);
+            },
             _ = interrupt.recv() => {
                 let how = match on_interrupt {
                     OnInterrupt::WaitThenNow => How::Wait,
@@ -263,6 +332,7 @@ async fn end_layer(
 ) -> anyhow::Result<()> {
     match end.end {
         Layer::Worker => {
+            parts.watchdog.forget(&[Which::Node]);
             if let Some(agent) = parts.agent.take() {
                 end_worker(agent, end.how, say, interrupt).await;
             }

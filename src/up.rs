@@ -102,17 +102,11 @@ impl Up {
         }
         let bus = connect_patiently(app, parts.server.as_ref().map(|(server, _)| server)).await?;
         if has(Part::Manager) {
-            let mut settings = app.settings().manager.clone();
-            if let Some((server, _)) = &parts.server {
-                settings.store_mib = server.details().max_file_store_bytes / (1024 * 1024);
-            }
-            parts.manager = Some(start_manager(app, settings).await?);
+            let server = parts.server.as_ref().map(|(server, _)| server);
+            parts.manager = Some(start_manager(app, manager_settings(app, server)).await?);
         }
         if has(Part::Scheduler) {
-            let (pool, settings) = (app.settings().pool.clone(), app.settings().scheduler.clone());
-            let own = connect::part(app, "scheduler").await?;
-            let started = actors::scheduler::start(own, pool, settings).await;
-            parts.scheduler = Some(started.context("could not start the scheduler")?);
+            parts.scheduler = Some(start_scheduler(app).await?);
         }
         if has(Part::Worker) {
             parts.agent = Some(worker::start(app).await?);
@@ -152,7 +146,7 @@ pub(crate) fn search(app: &App) -> anyhow::Result<Search> {
     })
 }
 
-async fn start_server(app: &App, paths: &Paths) -> anyhow::Result<(Server, FolderLock)> {
+pub(crate) async fn start_server(app: &App, paths: &Paths) -> anyhow::Result<(Server, FolderLock)> {
     let say = Say::new(terminal::say);
     let holder = Holder::this_process("longhouse up", bus::clock::wall());
     let lock = {
@@ -206,7 +200,23 @@ async fn connect_patiently(app: &App, own: Option<&Server>) -> anyhow::Result<Bu
     }
 }
 
-async fn start_manager(
+/// A manager shares out the store of the bus beside it, of which it knows the size.
+pub(crate) fn manager_settings(app: &App, server: Option<&Server>) -> actors::manager::Settings {
+    let mut settings = app.settings().manager.clone();
+    if let Some(server) = server {
+        settings.store_mib = server.details().max_file_store_bytes / (1024 * 1024);
+    }
+    settings
+}
+
+pub(crate) async fn start_scheduler(app: &App) -> anyhow::Result<actors::scheduler::Handle> {
+    let (pool, settings) = (app.settings().pool.clone(), app.settings().scheduler.clone());
+    let own = connect::part(app, "scheduler").await?;
+    let started = actors::scheduler::start(own, pool, settings).await;
+    started.context("could not start the scheduler")
+}
+
+pub(crate) async fn start_manager(
     app: &App,
     settings: actors::manager::Settings,
 ) -> anyhow::Result<actors::manager::Handle> {

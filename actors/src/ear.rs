@@ -17,6 +17,7 @@ pub(crate) fn open<M: Message>(
     tokio::spawn(async move {
         // Nothing that the ear shares is used again: the actor ends.
         if AssertUnwindSafe(hearing).catch_unwind().await.is_err() {
+            tracing::error!("an ear has failed: its actor ends");
             me.stop(Some("one of its ears has failed".to_owned()));
         }
     })

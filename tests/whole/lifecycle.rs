@@ -260,3 +260,49 @@ async fn every_part_leaves_a_log_in_the_folder() {
     }
     assert!(house.dir.join("nodes/home/keeper.log").is_file());
 }
+
+#[tokio::test]
+async fn a_manager_and_a_scheduler_that_have_ended_by_themselves_are_started_again() {
+    let mut house = House::new("");
+    house.start(&["up", "--port", "0", "--name", "home"]).await;
+    house.says(&["run", "--", "true"]).await;
+
+    let jetstream = async_nats::jetstream::new(house.nats().await);
+    jetstream.delete_stream("lh-fact-main").await.unwrap();
+
+    for part in ["manager", "scheduler"] {
+        house.processes[0].says(&format!("the {part} has ended by itself")).await;
+        house.processes[0].says(&format!("the {part} is up again")).await;
+    }
+    assert_eq!(house.says(&["run", "--", "echo", "again"]).await, "again\n");
+    house.says(&["down"]).await;
+    let (status, stderr) = house.processes.remove(0).ended().await;
+    assert!(status.success(), "{status} {stderr}");
+}
+
+#[tokio::test]
+async fn a_node_whose_keeper_was_told_to_leave_before_a_crash_is_a_node_again() {
+    let mut house = House::new("");
+    house.start(&["up", "--port", "0", "--name", "home"]).await;
+    let gate = begin(&house, "last").await;
+    house.processes[0].signal(Signal::INT);
+    house.processes[0].says("waiting for 1 job").await;
+    let nodes = patiently("the node's word that it leaves", async {
+        loop {
+            let nodes = house.json(&["nodes", "--json"]).await;
+            if nodes["nodes"][0]["state"] == "drained" {
+                return nodes;
+            }
+        }
+    });
+    assert_eq!(nodes.await["nodes"][0]["why"], "home is leaving");
+    house.processes[0].signal(Signal::KILL);
+    house.processes.remove(0).ended().await;
+
+    house.start(&["up", "--name", "home"]).await;
+    std::fs::write(gate, "").unwrap();
+    house.says(&["wait", "last"]).await;
+
+    house.processes[0].says("the node is up again").await;
+    assert_eq!(house.says(&["run", "--", "echo", "again"]).await, "again\n");
+}

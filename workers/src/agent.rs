@@ -335,6 +335,14 @@ impl Agent {
         let _ = ready.wait_for(|ready| *ready).await;
     }
 
+    /// Waits until it has ended by itself: one of its tasks has failed, or its keeper was told to
+    /// leave by an earlier worker and has done so.
+    pub async fn ended(&mut self) {
+        if let Some(Err(error)) = self.tasks.join_next().await {
+            tracing::error!(%error, node = %self.shared.node, "a task of the node has failed");
+        }
+    }
+
     /// The worker goes; the keeper and the jobs stay. Says what they are and until when they wait.
     pub async fn detach(mut self) -> Held {
         let held = self.held();

@@ -210,6 +210,7 @@ impl Drop for State {
         for task in self.ears.iter().chain(tails) {
             task.abort();
         }
+        self.hub.end();
     }
 }
 

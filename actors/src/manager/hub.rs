@@ -31,7 +31,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{Notify, OnceCell, mpsc, watch};
+use tokio::{
+    sync::{Notify, OnceCell, mpsc, watch},
+    task::AbortHandle,
+};
 
 /// Messages of output that wait for one follower.
 const QUEUE: usize = 32;
@@ -136,6 +139,7 @@ pub(crate) struct Hub {
     beginning: tokio::sync::Mutex<()>,
     seats: Mutex<Seats>,
     recent: Mutex<Recent>,
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -156,6 +160,7 @@ impl Hub {
             beginning: tokio::sync::Mutex::default(),
             seats: Mutex::default(),
             recent: Mutex::default(),
+            tasks: Mutex::default(),
         })
     }
 
@@ -171,11 +176,13 @@ impl Hub {
             let bulk = hub.bus.bulk().await?;
             let mut acks = bulk.hear("lh.ack.*.*").await?;
             bulk.flush().await?;
-            tokio::spawn(async move {
+            let ear = hub.clone();
+            let ear = tokio::spawn(async move {
                 while let Some(message) = acks.next().await {
-                    hub.acknowledged(&message.subject, message.nobody);
+                    ear.acknowledged(&message.subject, message.nobody);
                 }
             });
+            locked(&hub.tasks).push(ear.abort_handle());
             Ok(bulk)
         };
         self.bulk.get_or_try_init(open).await.cloned()
@@ -227,7 +234,7 @@ impl Hub {
     async fn start_tail(self: &Arc<Self>) -> Result<(), Error> {
         let mut ears = self.open_ears().await?;
         let hub = self.clone();
-        tokio::spawn(async move {
+        let tail = tokio::spawn(async move {
             loop {
                 // One message that this cannot bear must not cost all followers their output.
                 let handed = AssertUnwindSafe(hub.hand_on(&mut ears)).catch_unwind().await;
@@ -247,7 +254,15 @@ impl Hub {
                 }
             }
         });
+        let mut tasks = locked(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(tail.abort_handle());
         Ok(())
+    }
+
+    /// Hears nothing more.
+    pub(crate) fn end(&self) {
+        locked(&self.tasks).drain(..).for_each(|task| task.abort());
     }
 
     async fn open_ears(self: &Arc<Self>) -> Result<(Tail, Hearing), Error> {

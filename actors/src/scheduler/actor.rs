@@ -584,6 +584,7 @@ async fn tail(shared: Arc<Shared>, actor: ActorRef<Msg>, turn: u64) {
     loop {
         let batch = tail.next_batch(FACTS).await;
         let Some(last) = batch.last() else {
+            tracing::error!(pool = %shared.pool, "the journal is gone: the scheduler ends");
             actor.stop(Some("its journal is gone".to_owned()));
             return;
         };

@@ -123,6 +123,7 @@ pub(super) async fn tail(bus: Bus, me: ActorRef<Msg>, pool: PoolName, turn: u64)
     loop {
         let batch = tail.next_batch(FACTS).await;
         if batch.is_empty() {
+            tracing::error!(%pool, "the journal is gone: the manager ends");
             me.stop(Some("a journal is gone".to_owned()));
             return;
         }
