@@ -18,6 +18,7 @@ mod table;
 use bare::Bare;
 use bus::Bus;
 use house::House;
+use schemas::codec::Encoding;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use table::{Row, Spread, Table};
@@ -75,7 +76,8 @@ async fn start(rounds: usize) -> Row {
 }
 
 async fn run(bus: &Bus, body: &Value) -> Value {
-    let answer: Value = bus.ask("lh.work.run.owner", body, PATIENCE).await.unwrap();
+    let asked = bus.ask_raw("lh.work.run", Encoding::Json, body.to_string().into(), PATIENCE);
+    let answer: Value = serde_json::from_slice(&asked.await.unwrap().payload).unwrap();
     assert_eq!(answer["state"], "finished", "{answer}");
     answer
 }
