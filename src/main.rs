@@ -20,6 +20,7 @@ mod explain;
 mod failure;
 mod follow;
 mod job_options;
+mod life;
 mod logging;
 mod logs;
 mod ls;

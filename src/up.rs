@@ -6,6 +6,7 @@ use crate::{
     config::{self, Flag},
     connect,
     failure::{Failure, exit},
+    life,
     report::Report,
     running::{self, OnInterrupt, Parts},
     terminal, worker,
@@ -212,7 +213,7 @@ pub(crate) fn manager_settings(app: &App, server: Option<&Server>) -> actors::ma
 pub(crate) async fn start_scheduler(app: &App) -> anyhow::Result<actors::scheduler::Handle> {
     let (pool, settings) = (app.settings().pool.clone(), app.settings().scheduler.clone());
     let own = connect::part(app, "scheduler").await?;
-    let started = actors::scheduler::start(own, pool, settings).await;
+    let started = actors::scheduler::start(own, pool, settings, life::process()).await;
     started.context("could not start the scheduler")
 }
 

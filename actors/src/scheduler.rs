@@ -25,6 +25,7 @@ mod sim;
 mod tests;
 
 pub use actor::{Error, Handle, start};
+pub use keep::Process;
 
 use schemas::time::Seconds;
 use serde::{Deserialize, Serialize};

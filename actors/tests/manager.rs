@@ -740,7 +740,7 @@ async fn power_cut(mut house: House) {
 async fn whole(house: House) {
     let url = house.server.as_ref().unwrap().url();
     let own = connect(&url, &house.paths, "scheduler").await;
-    let scheduler = scheduler::start(own, PoolName::main(), scheduler::Settings::default());
+    let scheduler = scheduler::start(own, PoolName::main(), scheduler::Settings::default(), None);
     let scheduler = scheduler.await.unwrap();
     scheduler.ready().await.unwrap();
     let waits = house.submit(json!({"name": "waits", "argv": ["x"]})).await;

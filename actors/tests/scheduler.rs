@@ -81,6 +81,7 @@ fn trials() -> Vec<Trial> {
         trial("a_scheduler_that_vanished_is_followed_when_its_lease_is_over", |h| {
             Box::pin(vanished(h))
         }),
+        trial("a_lease_of_a_process_that_is_gone_is_taken_over_at_once", |h| Box::pin(buried(h))),
         trial("a_bus_that_was_away_is_scheduled_again", |h| Box::pin(away(h))),
         trial("a_journal_that_lost_its_end_is_folded_anew", |h| Box::pin(power_cut(h))),
         trial("a_cancelled_job_is_stopped_on_its_node", |h| Box::pin(cancelled(h))),
@@ -154,14 +155,14 @@ impl House {
         let made = connection.borrow().made;
         self.server = Some(start_server(&self.paths, &self.lock).await);
         connection.wait_for(|c| c.up && c.made > made).await.unwrap();
-        // The consumer died with the bus.
+        // The store may have lost its end, and a tail goes on behind what it has seen.
         let from = self.fold.last_seq() + 1;
         self.tail = self.bus.log(journal(&pool())).tail("lh.fact.main.>", from).await.unwrap();
     }
 
     async fn scheduler(&self, name: &str) -> Handle {
         let bus = self.connection(name).await;
-        scheduler::start(bus, pool(), settings()).await.unwrap()
+        scheduler::start(bus, pool(), settings(), None).await.unwrap()
     }
 
     async fn tell(&self, work: WorkId, fact: &Fact) {
@@ -525,7 +526,7 @@ async fn taken_over(mut house: House) {
 
 async fn vanished(mut house: House) {
     let bus = house.connection("one").await;
-    let first = scheduler::start(bus.clone(), pool(), settings()).await.unwrap();
+    let first = scheduler::start(bus.clone(), pool(), settings(), None).await.unwrap();
     first.ready().await.unwrap();
     house.until(|fold| fold.epoch() > 0).await;
     let epoch = house.fold.epoch();
@@ -537,6 +538,33 @@ async fn vanished(mut house: House) {
     let work = house.accept(r#"{"tasks":[{"name":"a","run":{"echo":""}}]}"#).await;
     assert_eq!(house.ended(work).await, WorkState::Finished);
     second.stop().await;
+}
+
+/// With a lease that nobody would wait for.
+async fn buried(mut house: House) {
+    let bus = house.connection("one").await;
+    let long = scheduler::Settings { lease_s: Seconds::new(100_000), ..settings() };
+    let process = |mark: &str, gone: &'static str| {
+        let is_gone = Arc::new(move |mark: &str| mark == gone);
+        Some(scheduler::Process { mark: mark.to_owned(), is_gone })
+    };
+    let of_first = process("a", "");
+    let first = scheduler::start(bus.clone(), pool(), long.clone(), of_first).await.unwrap();
+    first.ready().await.unwrap();
+    house.until(|fold| fold.epoch() > 0).await;
+    let epoch = house.fold.epoch();
+    bus.close().await;
+    let bus = house.connection("two").await;
+    let of_second = process("b", "somebody else");
+    let second = scheduler::start(bus, pool(), long.clone(), of_second).await.unwrap();
+    // It has seen the lease, and waits.
+    second.ready().await.unwrap();
+    assert_eq!(house.fold.epoch(), epoch);
+    second.stop().await;
+    let bus = house.connection("three").await;
+    let third = scheduler::start(bus, pool(), long, process("c", "a")).await.unwrap();
+    house.until(|fold| fold.epoch() > epoch).await;
+    third.stop().await;
 }
 
 async fn away(mut house: House) {

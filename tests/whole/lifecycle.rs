@@ -53,7 +53,8 @@ async fn a_second_up_in_one_folder_says_who_holds_it() {
 
 #[tokio::test]
 async fn a_house_comes_back_on_its_port_with_its_works_after_kill_9() {
-    let mut house = House::new("");
+    // The lease of the one that was killed holds longer than anybody waits here.
+    let mut house = House::new("[scheduler]\nlease_s = 100000\n");
     house.start(&["up", "--port", "0", "--name", "home"]).await;
     house.says(&["run", "--name", "before", "--", "echo", "kept"]).await;
     let url = house.url();

@@ -7,7 +7,7 @@
 use super::{
     Settings,
     core::{Action, ClientReply, ClientRequest, Core, Event, NoAnswer, NodeAnswer, NodeRequest},
-    keep,
+    keep::{self, Process},
 };
 use crate::ear;
 use bus::{
@@ -101,10 +101,16 @@ impl Handle {
 }
 
 /// Starts a scheduler of a pool: folds its journal, then acts as soon as nobody else does.
-pub async fn start(bus: Bus, pool: PoolName, settings: Settings) -> Result<Handle, Error> {
+/// With `process` it need not wait for the lease of one that died on this machine.
+pub async fn start(
+    bus: Bus,
+    pool: PoolName,
+    settings: Settings,
+    process: Option<Process>,
+) -> Result<Handle, Error> {
     let life = uuid::Uuid::now_v7();
     let (is_ready, ready) = watch::channel(false);
-    let arguments = Arguments { bus, pool, settings, life, is_ready };
+    let arguments = Arguments { bus, pool, settings, process, life, is_ready };
     let (actor, join) = Actor::spawn(None, Scheduler, arguments)
         .await
         .map_err(|error| Error::Ended(error.to_string()))?;
@@ -195,6 +201,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     /// Who this process is, for people and for the lease.
     pub(super) name: String,
+    pub(super) process: Option<Process>,
     pub(super) queue: Queue,
     pub(super) turn: AtomicU64,
     /// Everything that was stored when folding began is folded.
@@ -253,6 +260,7 @@ struct Arguments {
     bus: Bus,
     pool: PoolName,
     settings: Settings,
+    process: Option<Process>,
     life: uuid::Uuid,
     is_ready: watch::Sender<bool>,
 }
@@ -281,7 +289,7 @@ impl Actor for Scheduler {
         me: ActorRef<Msg>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let Arguments { bus, pool, settings, life, is_ready } = arguments;
+        let Arguments { bus, pool, settings, process, life, is_ready } = arguments;
         let seed = life.as_u128() as u64;
         let inbox = bus.new_inbox();
         let queue = Queue {
@@ -292,6 +300,7 @@ impl Actor for Scheduler {
         };
         let shared = Arc::new(Shared {
             name: format!("scheduler {life}"),
+            process,
             queue,
             turn: AtomicU64::new(0),
             is_caught_up: watch::Sender::new(false),

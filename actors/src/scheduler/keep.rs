@@ -29,6 +29,25 @@ const WRITING: usize = 64;
 #[derive(Serialize, Deserialize)]
 struct Holder {
     by: String,
+    /// [`Process::mark`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    process: Option<String>,
+}
+
+/// The process in which a scheduler lives. Who finds the lease of a process that is certainly gone
+/// takes it over at once, as if it had expired: by compare-and-set, and the epoch fences as ever.
+#[derive(Clone)]
+pub struct Process {
+    /// What tells it from every other process that ever was, on any machine.
+    pub mark: String,
+    /// Whether the process with that mark is certainly gone. Of other machines nobody knows.
+    pub is_gone: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Process({})", self.mark)
+    }
 }
 
 /// Takes the lease when it is free, keeps it, gives it back.
@@ -101,17 +120,15 @@ impl Keeper {
         match action {
             lease::Action::Look => match self.kv.get(key).await {
                 Ok(entry) => {
-                    let read = |bytes: bytes::Bytes| {
-                        serde_json::from_slice::<Holder>(&bytes)
-                            .map_or_else(|_| "somebody".to_owned(), |holder| holder.by)
-                    };
-                    lease::Event::Looked { revision: entry.revision, holder: entry.value.map(read) }
+                    let holder = entry.value.and_then(|value| self.holder(&value));
+                    lease::Event::Looked { revision: entry.revision, holder }
                 }
                 Err(_) => lease::Event::Unanswered,
             },
             lease::Action::ReadEpoch => self.read_epoch().await,
             lease::Action::Put { revision } => {
-                let holder = Holder { by: self.lease.name().to_owned() };
+                let process = self.shared.process.as_ref().map(|process| process.mark.clone());
+                let holder = Holder { by: self.lease.name().to_owned(), process };
                 let body = serde_json::to_vec(&holder).expect("a name is a string").into();
                 stored(self.kv.put(key, body, revision, Some(self.ttl)).await)
             }
@@ -132,6 +149,21 @@ impl Keeper {
             }
             lease::Action::Wait => lease::Event::Tick,
         }
+    }
+
+    /// Whom a lease names, unless he is gone.
+    fn holder(&self, value: &[u8]) -> Option<String> {
+        let Ok(Holder { by, process }) = serde_json::from_slice(value) else {
+            return Some("somebody".to_owned());
+        };
+        let is_gone = match (&process, &self.shared.process) {
+            (Some(mark), Some(own)) => by != self.lease.name() && (own.is_gone)(mark),
+            _ => false,
+        };
+        if is_gone {
+            tracing::info!(by, "the lease is held by a process that is gone");
+        }
+        (!is_gone).then_some(by)
     }
 
     async fn read_epoch(&self) -> lease::Event {

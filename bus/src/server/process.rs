@@ -100,7 +100,7 @@ fn name(pid: u32) -> Option<String> {
 
 /// When a process began, in ticks since boot: tells it from a later one with the same id.
 #[cfg(target_os = "linux")]
-pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+pub fn start_ticks(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold spaces and parentheses; what follows the last one is regular.
     let mut after_name = stat.rsplit_once(')')?.1.split_whitespace();
@@ -108,8 +108,9 @@ pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
     if matches!(state, "Z" | "X") { None } else { after_name.nth(18)?.parse().ok() }
 }
 
+/// When a process began, where the system tells.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn start_ticks(_: u32) -> Option<u64> {
+pub fn start_ticks(_: u32) -> Option<u64> {
     None
 }
 
