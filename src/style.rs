@@ -13,7 +13,10 @@ use schemas::{
 pub(crate) fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    // A terminal that does not know its width (0 columns) is no reason to stand every letter alone.
+    if crate::terminal::width().is_some() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table.enforce_styling();
     table.style_text_only();
     table.set_header(heads.iter().map(|head| Cell::new(head).add_attribute(Attribute::Dim)));

@@ -68,6 +68,12 @@ pub(crate) fn complain(failure: &Failure) {
     }
 }
 
+/// How many columns stdout's terminal has; `None` where there is none, or one that does not say.
+pub(crate) fn width() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
 pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }

@@ -15,3 +15,4 @@ mod jobs;
 mod lifecycle;
 mod output;
 mod recipes;
+mod terminal;
