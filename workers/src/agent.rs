@@ -2,8 +2,8 @@
 //! carries to the house; it decides nothing about jobs.
 //!
 //! Four tasks: [`ears`] (requests and their answers, the keeper's words), [`beats`], [`reports`] and
-//! [`frames`]. Nothing in it grows: reports and frames are bounded by the keeper's windows, requests by the
-//! subscription.
+//! [`frames`]. Nothing in it grows: reports and frames are bounded by the keeper's windows and by what is kept of
+//! them until it is settled, requests by the subscription.
 
 mod beats;
 mod ears;
@@ -81,6 +81,9 @@ pub struct Settings {
     pub lost_after: Duration,
     /// How long a job under `wait` waits for a reader.
     pub reader_after: Duration,
+    /// What the bus has stored it may forget for so long, when its power fails: until it was heard
+    /// after that, what was answered is kept, to be said again.
+    pub settled_after: Duration,
 }
 
 impl Settings {
@@ -101,6 +104,7 @@ impl Settings {
             grace: Duration::from_secs(5),
             lost_after: Duration::from_secs(30),
             reader_after: Duration::from_secs(30),
+            settled_after: Duration::from_secs(3),
         }
     }
 }

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         a_node_beats_runs_reports_and_streams,
         requests_meant_for_another_late_or_malformed_are_refused,
         an_unanswered_report_is_said_again,
+        what_was_answered_just_before_the_bus_went_is_held_and_said_again,
         a_worker_detaches_and_the_next_takes_up_the_same_jobs,
         a_killed_keeper_is_replaced_and_named,
         a_node_that_leaves_says_goodbye_last,
@@ -112,9 +113,13 @@ impl House {
         settings
     }
 
-    async fn node(&self) -> Agent {
+    async fn another_connection(&self) -> Bus {
         let door = Paths::open(self.dir.path()).unwrap().door().unwrap().unwrap();
-        let bus = connect(&door.url, &door.creds).await;
+        connect(&door.url, &door.creds).await
+    }
+
+    async fn node(&self) -> Agent {
+        let bus = self.another_connection().await;
         workers::start(bus, self.settings()).await.unwrap()
     }
 
@@ -393,6 +398,32 @@ async fn a_second_node_in_one_folder_gets_another_name() {
     assert!(refused.to_string().contains("is in use by `longhouse worker`"), "{refused}");
     second.leave(true).await;
     first.leave(true).await;
+    house.down().await;
+}
+
+async fn what_was_answered_just_before_the_bus_went_is_held_and_said_again() {
+    let mut house = House::up().await;
+    let mut settings = house.settings();
+    // However slow this machine is, the bus goes before that.
+    settings.settled_after = Duration::from_secs(3600);
+    let bus = house.another_connection().await;
+    let agent = workers::start(bus, settings).await.unwrap();
+    let instance = agent.instance();
+    house.held(instance).await;
+    house.jobs(instance, vec![sh("echo x")]).await;
+    let first = house.entry().await;
+    let held = house.held(instance).await;
+    assert!(held.jobs.len() == 1 && held.jobs[0].ended, "{held:?}");
+
+    let paths = Paths::open(house.dir.path()).unwrap();
+    house.server.stop().await.unwrap();
+    house.server = serve(&paths, &house.lock).await;
+
+    let again = house.entry().await;
+    assert_eq!((again.jobs, again.became), (first.jobs, first.became));
+    // Who leaves does not wait for it.
+    agent.leave(false).await;
+    house.beat(|beat| beat.leaving && beat.digest.unanswered == 0).await;
     house.down().await;
 }
 
