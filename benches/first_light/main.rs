@@ -55,6 +55,7 @@ async fn measure(scale: usize) -> Table {
     for row in pipelined(&bus, &bare, 1000 / scale, 5).await {
         table.push(row);
     }
+    table.push(output(&bus, 50 / scale).await);
     drop(house);
     for row in idle(Duration::from_secs(20 / scale as u64)).await {
         table.push(row);
@@ -165,6 +166,31 @@ async fn pipelined(bus: &Bus, bare: &Bare, count: usize, rounds: usize) -> Vec<R
     ]
 }
 
+/// From the moment at which a running job writes a line to the moment at which a follower has it:
+/// the line is the time.
+async fn output(bus: &Bus, lines: usize) -> Row {
+    let script = format!("for i in $(seq {lines}); do date +%s%N; sleep 0.05; done");
+    let body = json!({"name": "clock", "argv": ["sh", "-c", script]}).to_string();
+    bus.ask_raw("lh.work.submit", Encoding::Json, body.into(), PATIENCE).await.unwrap();
+    let follow = r#"{"work":"clock"}"#;
+    let mut replies = bus.ask_many("lh.work.follow", Encoding::Json, follow.into()).await.unwrap();
+    let mut late = Vec::new();
+    loop {
+        let reply = replies.next_batch(1).await.remove(0);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        if reply.payload.is_empty() {
+            break;
+        }
+        let reply: Value = serde_json::from_slice(&reply.payload).unwrap();
+        let Some(text) = reply["output"]["bytes"].as_str() else { continue };
+        for written in text.lines().filter_map(|line| line.parse::<u64>().ok()) {
+            late.push((now.as_nanos() as f64 - written as f64) / 1e6);
+        }
+    }
+    assert_eq!(late.len(), lines);
+    Row::new("a line written by a job → read by a follower", "ms", Spread::of(&late)).aim("≤ 100")
+}
+
 /// Memory and processor time of each process while nothing happens.
 async fn idle(over: Duration) -> Vec<Row> {
     let mut house = House::new("");
@@ -175,7 +201,7 @@ async fn idle(over: Duration) -> Vec<Row> {
     let root = |n: usize| house.processes[n].pid().as_raw_nonzero().get();
     for (what, pid) in [("bus + manager + scheduler", root(up)), ("worker + keeper", root(worker))]
     {
-        let family = table::family(pid, &house.dir);
+        let family = table::family(pid);
         seen.push((what, family.clone(), table::usage(&family)));
     }
     tokio::time::sleep(over).await;

@@ -2,7 +2,7 @@
 //! takes of this machine.
 
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use std::{collections::BTreeMap, fmt::Write};
 
 /// The value below which `share` of all lie.
 pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
@@ -152,9 +152,8 @@ pub(crate) struct Usage {
     pub(crate) cpu_s: f64,
 }
 
-/// A process with its children, and those whose command line names the house's folder and that
-/// nobody else of the family started (the keeper lives on its own): their names by process id.
-pub(crate) fn family(root: i32, _dir: &Path) -> BTreeMap<i32, String> {
+/// A process with its descendants: their names by process id.
+pub(crate) fn family(root: i32) -> BTreeMap<i32, String> {
     let mut parents = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
