@@ -150,7 +150,9 @@ fn the_arrows_between_rooms_point_one_way() {
         let known = dependencies(&file.text);
         assert!(!known.is_empty(), "{} was not understood", file.path);
         for (table, name) in known {
-            let is_room = rooms.contains(&&*name);
+            // A room may ask itself for a feature that only its tests need.
+            let is_itself = name == of && table == "dev-dependencies";
+            let is_room = rooms.contains(&&*name) && !is_itself;
             if is_room && allowed.is_some_and(|allowed| !allowed.contains(&&*name)) {
                 broken.push(format!("{of} depends on {name} ({table})"));
             }

@@ -85,8 +85,7 @@ async fn ctrl_c_asks_and_d_leaves_the_job_running() {
     let house = House::up(&[("home", "cpus=2")]).await;
     let gate = house.dir.join("gate");
     let script = format!("echo begun; until test -e '{}'; do sleep 0.01; done", gate.display());
-    let mut terminal =
-        Terminal::open(&house, &["run", "--name", "job", "--", "sh", "-c", &script]);
+    let mut terminal = Terminal::open(&house, &["run", "--name", "job", "--", "sh", "-c", &script]);
     terminal.shows("begun").await;
 
     terminal.types(CTRL_C);
