@@ -82,6 +82,7 @@ fn trials() -> Vec<Trial> {
         trial("a_second_manager_knows_what_the_first_took", |h| Box::pin(second(h))),
         trial("a_bus_that_was_away_is_served_again", |h| Box::pin(away(h))),
         trial("a_journal_that_lost_its_end_is_folded_anew", |h| Box::pin(power_cut(h))),
+        trial("output_that_lost_its_end_is_heard_from_there_on", |h| Box::pin(output_cut(h))),
         trial("with_a_scheduler_and_a_node_works_run_and_are_explained", |h| Box::pin(whole(h))),
         trial("a_thousand_submits_at_once_are_all_taken", |h| Box::pin(thousand(h))),
     ]
@@ -734,6 +735,38 @@ async fn power_cut(mut house: House) {
     let list = house.ask("list", json!({})).await;
     let names: Vec<_> = list["works"].as_array().unwrap().iter().map(|w| &w["name"]).collect();
     assert_eq!(names, ["new", "kept"]);
+}
+
+/// The same for output: what the node says again stands where other output was, and is heard.
+async fn output_cut(mut house: House) {
+    let work = house.submit(json!({"argv": ["x"]})).await;
+    house.assign(work, Indices::one(0)).await;
+    house.server.take().unwrap().stop().await.unwrap();
+    let saved = tempfile::tempdir().unwrap();
+    copy(&house.paths.jetstream(), saved.path());
+    house.server = Some(start_server(&house.paths, &house.lock).await);
+    again(&house).await;
+    let mut follow = house.follow(json!({"work": work})).await;
+    for (offset, text) in [(0, "one "), (4, "two "), (8, "three ")] {
+        house.write(work, &node(), vec![frame(0, offset, text.as_bytes())]).await;
+    }
+    while show(&follow.next().await.unwrap()) != "0:8=three " {}
+
+    house.server.take().unwrap().stop().await.unwrap();
+    std::fs::remove_dir_all(house.paths.jetstream()).unwrap();
+    copy(saved.path(), &house.paths.jetstream());
+    house.server = Some(start_server(&house.paths, &house.lock).await);
+    again(&house).await;
+    // Who follows is told that the connection was lost, and follows again.
+    let mut follow = house.follow(json!({"work": work})).await;
+    for expected in ["accepted", "assigned"] {
+        assert_eq!(show(&follow.next().await.unwrap()), expected);
+    }
+    house.write(work, &node(), vec![frame(0, 0, b"one "), frame(0, 4, b"two ")]).await;
+    assert_eq!(show(&follow.next().await.unwrap()), "0:0=one ");
+    assert_eq!(show(&follow.next().await.unwrap()), "0:4=two ");
+    house.end(work, Indices::one(0), b"", 8).await;
+    assert_eq!(shown(&follow.rest().await), ["ended", "[finished]"]);
 }
 
 /// With the real scheduler and a node that echoes.

@@ -10,7 +10,7 @@ use super::{
     sweep::{self, Kept},
 };
 use bus::{
-    Bus, Error, Hearing,
+    Bus, Connection, Error, Hearing,
     log::{Stored, Tail},
 };
 use futures::{FutureExt, StreamExt};
@@ -40,6 +40,8 @@ use tokio::{
 const QUEUE: usize = 32;
 /// Acknowledgements that wait for one follower.
 const ACKS: usize = 1024;
+/// What does not work now is tried again after so long.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Bytes of facts that are kept for followers.
 const RECENT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -73,6 +75,14 @@ pub(crate) enum Ack {
     Read(u64),
     /// Nobody listens there any more.
     Nobody,
+}
+
+/// What all followers hear through, over one connection.
+struct OutputEars {
+    tail: Tail,
+    live: Hearing,
+    connection: watch::Receiver<Connection>,
+    made: u64,
 }
 
 /// How the common tail stands.
@@ -243,11 +253,11 @@ impl Hub {
                     Tailing::NobodyFollows => return,
                     Tailing::Broken => {
                         ears = loop {
-                            tokio::time::sleep(Duration::from_millis(500)).await;
                             match hub.open_ears().await {
-                                Ok(ears) => break ears,
-                                Err(error) => tracing::warn!(%error, "output cannot be heard"),
+                                Ok(opened) => break opened,
+                                Err(error) => tracing::debug!(%error, "output cannot be heard"),
                             }
+                            tokio::time::sleep(AGAIN).await;
                         };
                         hub.all_lag();
                     }
@@ -265,17 +275,23 @@ impl Hub {
         locked(&self.tasks).drain(..).for_each(|task| task.abort());
     }
 
-    async fn open_ears(self: &Arc<Self>) -> Result<(Tail, Hearing), Error> {
+    async fn open_ears(self: &Arc<Self>) -> Result<OutputEars, Error> {
         let bulk = self.bulk().await?;
+        let mut connection = bulk.connection();
+        let made = connection.borrow_and_update().made;
         let log = bulk.log(bus::streams::OUTPUT);
         let from = log.state().await?.last + 1;
-        let ears = (log.tail("lh.out.>", from).await?, bulk.hear("lh.live.>").await?);
+        let (tail, live) = (log.tail("lh.out.>", from).await?, bulk.hear("lh.live.>").await?);
         bulk.flush().await?;
-        Ok(ears)
+        Ok(OutputEars { tail, live, connection, made })
     }
 
-    async fn hand_on(&self, (tail, live): &mut (Tail, Hearing)) -> Tailing {
+    async fn hand_on(&self, ears: &mut OutputEars) -> Tailing {
+        let OutputEars { tail, live, connection, made } = ears;
         tokio::select! {
+            // The bus may have lost its last moments: what comes then has numbers that were there
+            // before.
+            _ = connection.wait_for(|now| now.made != *made) => return Tailing::Broken,
             stored = tail.next_batch(64) => {
                 if stored.is_empty() {
                     return Tailing::Broken;
