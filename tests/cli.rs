@@ -4,6 +4,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -148,13 +149,16 @@ fn settings_say_where_they_came_from() {
 #[test]
 fn who_stops_reading_ends_it_quietly() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = longhouse(dir.path(), &["schema"])
-        .stdout(Stdio::piped())
+    // Shut down and not only closed: a copy in a child of another test would keep a pipe open.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.shutdown(std::net::Shutdown::Read).unwrap();
+    let ran = longhouse(dir.path(), &["schema"])
+        .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::piped())
         .spawn()
+        .unwrap()
+        .wait_with_output()
         .unwrap();
-    drop(child.stdout.take());
-    let ran = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
     assert_eq!(ran.status.code(), Some(141));
 }
