@@ -47,7 +47,7 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File, TryLockError},
     io::{self, Write},
     os::{
@@ -61,6 +61,8 @@ use std::{
 
 /// The connection takes nothing more from windows while so much is unsent.
 const MAX_UNSENT: usize = 2 * 1024 * 1024;
+/// Connections of workers that were turned away are held open, so many at most.
+const TURNED_AWAY: usize = 4;
 /// A worker hears how the keeper stands at most so often.
 const STATE_MS: u64 = 20;
 /// Where the system does not say when a process ends, it is asked so often.
@@ -160,6 +162,8 @@ struct Keeper {
     pair: File,
     listener: Listener,
     link: Option<Link>,
+    /// The last few that were told that another is attached.
+    turned_away: VecDeque<Link>,
     hello: Option<Arc<Hello>>,
     core: Core,
     ledger: Ledger,
@@ -239,6 +243,7 @@ impl Keeper {
             pair,
             listener,
             link: None,
+            turned_away: VecDeque::new(),
             hello: None,
             core,
             ledger,
@@ -352,6 +357,9 @@ impl Keeper {
                     format!("another worker (process {pid}) is attached to this node's keeper");
                 link.put(&FromKeeper::Refused { why });
                 link.flush();
+                // Closed at once, it would take with it what the other has not read yet.
+                self.turned_away.truncate(TURNED_AWAY - 1);
+                self.turned_away.push_front(link);
             } else {
                 self.link = Some(link);
             }

@@ -60,17 +60,19 @@ fn attach(
         let mut incoming = Incoming::default();
         let io = |error: std::io::Error| error.to_string();
         stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        send(&mut stream, &ToKeeper::Hello(Box::new(hello.clone()))).map_err(|e| chain(&e))?;
-        let why = match receive(&mut stream, &mut incoming).map_err(|e| chain(&e))? {
-            Some(FromKeeper::Welcome { instance, since, state, .. }) => {
+        let asked = send(&mut stream, &ToKeeper::Hello(Box::new(hello.clone())));
+        // A keeper that ends, or that was left a moment ago by another worker, is asked again.
+        let why = match asked.and_then(|()| receive(&mut stream, &mut incoming)) {
+            Err(error) => chain(&error),
+            Ok(Some(FromKeeper::Welcome { instance, since, state, .. })) => {
                 stream.set_read_timeout(None).map_err(io)?;
                 stream.set_nonblocking(true).map_err(io)?;
                 let keeper = Keeper { instance, since, state, left: false };
                 return Ok(Found { stream, incoming, keeper, started });
             }
-            Some(FromKeeper::Refused { why }) => why,
-            Some(_) => return Err("it did not answer hello with welcome".to_owned()),
-            None => "it hung up".to_owned(),
+            Ok(Some(FromKeeper::Refused { why })) => why,
+            Ok(Some(_)) => return Err("it did not answer hello with welcome".to_owned()),
+            Ok(None) => "it hung up".to_owned(),
         };
         tries += 1;
         if tries > ATTACH_TRIES {

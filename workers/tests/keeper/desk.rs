@@ -48,6 +48,9 @@ impl Drop for House {
     }
 }
 
+/// More than a fork takes.
+const ATTACH_TRIES: u32 = 100_000;
+
 impl House {
     pub(crate) fn new() -> Self {
         Self::with(|_| {})
@@ -89,8 +92,17 @@ impl House {
         self.keeper = start(&self.folder());
     }
 
+    /// As a node does: again while the keeper says that another is there. A worker that went a
+    /// moment ago seems to be as long as a child that another test has just forked holds its socket.
     pub(crate) fn attach(&self) -> Desk {
-        self.try_attach().unwrap()
+        for _ in 0..ATTACH_TRIES {
+            match self.try_attach() {
+                Ok(desk) => return desk,
+                Err(why) if why.contains("is attached") => std::thread::yield_now(),
+                Err(why) => panic!("{why}"),
+            }
+        }
+        panic!("another worker stays attached")
     }
 
     pub(crate) fn try_attach(&self) -> Result<Desk, String> {
