@@ -245,6 +245,9 @@ fn who_ignores_term_is_killed() {
     let ending = desk.ending();
     assert_eq!((ending.state, ending.signal), (IndexState::Cancelled, Some(9)));
 
+    // However slow this machine is, there is time enough for last words.
+    let house = House::with(|hello| hello.grace = Seconds::new(100));
+    let mut desk = house.attach();
     let batch = sh("trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done");
     desk.frames.clear();
     desk.start(batch.clone());
