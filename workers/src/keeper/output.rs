@@ -29,7 +29,7 @@ const WINDOW: usize = 1024 * 1024;
 /// A message is sent when it is so large …
 const MESSAGE: usize = 64 * 1024;
 /// … or so old.
-const FLUSH_MS: u64 = 40;
+const FLUSH_MS: u64 = 20;
 
 /// One of a job's streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
