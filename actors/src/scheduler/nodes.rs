@@ -837,7 +837,7 @@ impl Core {
 
     /// How long an attempt may stay silent: what the work says, else a tenth of what it had run
     /// when the silence began, within limits.
-    fn lease_ms(&self, work: WorkId, live: &Live, silence_ms: u64) -> u64 {
+    pub(super) fn lease_ms(&self, work: WorkId, live: &Live, silence_ms: u64) -> u64 {
         let said = self.fold.work(work).and_then(|work| work.spec.lost_after_s);
         said.map_or_else(
             || {

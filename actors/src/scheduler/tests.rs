@@ -12,10 +12,10 @@ use schemas::{
     job::{Became, HeldAnswer, JobRef, JobsAnswer, JobsRequest, Pair, Report, ReportEntry},
     node::{Beat, Card, Digest, Inventory, NodeState},
     outcome::{Ending, IndexState, WorkState},
-    request::{Explain, NodeChange},
+    request::{Explain, Explained, NodeChange},
     subject,
     time::{Millis, Now, Seconds, Stamp},
-    token::{CallerName, NodeName, OwnerName, PoolName},
+    token::{CallerName, NodeName, OwnerName, PoolName, TaskName},
 };
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
@@ -180,6 +180,15 @@ impl Desk {
         self.core.summary(work).unwrap().why.unwrap_or_default()
     }
 
+    fn explain(&mut self, work: WorkId, task: Option<&str>) -> Explained {
+        let task = task.map(|task| TaskName::new(task).unwrap());
+        self.client(ClientRequest::Explain(Explain { work: Some(work), task, node: None }));
+        match self.replies.pop() {
+            Some(ClientReply::Explained(explained)) => explained,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn client(&mut self, request: ClientRequest) {
         self.step(Event::Client { token: 9, by: CallerName::owner(), request });
     }
@@ -334,6 +343,46 @@ fn one_sentence_says_why_in_every_case() {
         "`a`: 1 on one, the node with room for 1 cpus that it fits most snugly"
     );
     assert_eq!(explained.more, ["`b` needs `a`"]);
+}
+
+#[test]
+fn what_has_ended_says_where_and_what_was_skipped_says_for_what() {
+    let mut desk = Desk::new(&[("one", room(1, 0)), ("two", room(2, 0))]);
+    let work = desk.accept(&process(3, ""));
+    desk.report("one", work, Indices::one(0), 10, false);
+    desk.report("two", work, Indices::span(1, 2), 10, false);
+    let at = Stamp(WALL + desk.now);
+    let explained = desk.explain(work, None);
+    assert_eq!(explained.why, format!("it finished: 1 on one, 2 on two, at {at}"));
+    assert!(explained.more.is_empty(), "{explained:?}");
+    assert_eq!(desk.explain(work, Some("a")).why, "it finished: 1 on one, 2 on two");
+
+    let spec = r#"{"tasks":[{"name":"a","run":{"process":{"argv":["x"]}}},
+        {"name":"b","needs":["a"],"run":{"echo":""}}]}"#;
+    let work = desk.accept(spec);
+    desk.report("one", work, Indices::one(0), 10, true);
+    let skipped = desk.explain(work, Some("b"));
+    assert_eq!(skipped.why, "it needs `a`, which did not finish");
+    assert!(skipped.more.is_empty(), "{skipped:?}");
+    let all = desk.explain(work, None).more;
+    let line = "`b` did not run: it needs `a`, which did not finish";
+    assert!(all.iter().any(|one| one == line), "{all:?}");
+}
+
+#[test]
+fn what_runs_on_a_silent_node_says_how_long_it_is_waited_for() {
+    let mut desk = Desk::new(&[("second", room(4, 0))]);
+    let work = desk.accept(&process(1, ""));
+    assert_eq!(desk.why(work), "");
+    for _ in 0..11 {
+        desk.later(1000);
+    }
+    let said = "second was not heard for 11 s; its jobs are given up after 35 s of silence";
+    assert_eq!(desk.why(work), said);
+    assert_eq!(desk.explain(work, None).why, said);
+    assert_eq!(desk.explain(work, Some("a")).why, said);
+    desk.beat("second", &room(4, 0));
+    assert_eq!(desk.why(work), "");
 }
 
 #[test]

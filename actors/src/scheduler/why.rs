@@ -1,7 +1,7 @@
 //! Why it waits, was placed there, or failed: the same sentence wherever somebody asks.
 
 use super::{core::Core, nodes::Instance, place::nearest_miss, queue::Key};
-use crate::journal::Work;
+use crate::journal::{Task, Work};
 use schemas::{
     id::{InstanceId, WorkId},
     node::{NodeState, NodeView},
@@ -42,7 +42,7 @@ impl Core {
             ));
         }
         if work.state == WorkState::Running && work.has_live() {
-            return None;
+            return (0..work.tasks.len()).find_map(|at| self.silent_nodes((work.id, at)).pop());
         }
         let waits = work.tasks.iter().position(|task| !task.is_ended())?;
         // What can start says more than what waits for it.
@@ -85,6 +85,29 @@ impl Core {
             return None;
         }
         Some(self.why_no_room((work.id, at)))
+    }
+
+    /// What is to be said of the nodes that have jobs of a task and are not heard.
+    fn silent_nodes(&self, key: Key) -> Vec<String> {
+        let mut said = Vec::new();
+        for instance in self.instances.values() {
+            let silence_ms = self.silence_ms(instance);
+            if silence_ms < self.settings.silent_after_s.ms {
+                continue;
+            }
+            let held =
+                instance.jobs.range((key.0, key.1, 0, 0)..=(key.0, key.1, u32::MAX, u64::MAX));
+            let leases = held.map(|(_, jobs)| self.lease_ms(key.0, &jobs.live, silence_ms));
+            let Some(lease_ms) = leases.min() else { continue };
+            let lost_ms = lease_ms + self.settings.lost_grace_s.ms;
+            said.push(format!(
+                "{} was not heard for {} s; its jobs are given up after {} s of silence",
+                instance.node,
+                silence_ms / 1000,
+                lost_ms.div_ceil(1000)
+            ));
+        }
+        said
     }
 
     /// Why what could start has not been given to a node.
@@ -150,6 +173,11 @@ impl Core {
                 continue;
             }
             let name = &task.spec.name;
+            for silent in self.silent_nodes((work.id, at)) {
+                if !more.contains(&silent) {
+                    more.push(silent);
+                }
+            }
             if task.running > 0 {
                 let mut nodes: Vec<(&NodeName, u64)> = Vec::new();
                 for (a, b, live) in task.live.runs() {
@@ -178,14 +206,41 @@ impl Core {
             if let Some(why) = waits.then(|| self.why_waits(work, at)).flatten() {
                 more.push(why);
             }
+            // The same words as in `results`.
+            let unrun = [&task.skipped, &task.cancelled].into_iter().find_map(|set| set.min());
+            if let Some(why) = unrun.and_then(|index| work.unrun(at, index)?.why) {
+                more.push(match only {
+                    Some(_) => why,
+                    None => format!("`{name}` did not run: {why}"),
+                });
+            }
+            if task.state() == IndexState::Finished {
+                let told = finished_where(&[task]);
+                more.push(match only {
+                    Some(_) => format!("it {told}"),
+                    None => format!("`{name}` {told}"),
+                });
+            }
         }
         let why = match only {
             Some(_) => more.first().cloned(),
+            None if work.state == WorkState::Finished => {
+                let tasks: Vec<&Task> = work.tasks.iter().collect();
+                if let [_] = tasks[..] {
+                    more.clear();
+                }
+                let at = work.ended_at.map_or(String::new(), |at| format!(", at {at}"));
+                Some(format!("it {}{at}", finished_where(&tasks)))
+            }
             None => work.why.clone().or_else(|| self.why_not_done(work)),
         };
-        let why = why.or_else(|| more.first().cloned()).unwrap_or_else(|| match work.state {
-            WorkState::Running => "it runs".to_owned(),
-            state => format!("it is {state}"),
+        let why = why.or_else(|| more.first().cloned()).unwrap_or_else(|| {
+            let task = only.and_then(|name| work.task(name)).map(Task::state);
+            match (task, work.state) {
+                (Some(state), _) => format!("it is {state}"),
+                (None, WorkState::Running) => "it runs".to_owned(),
+                (None, state) => format!("it is {state}"),
+            }
         });
         more.retain(|one| *one != why);
         Explained { why, more }
@@ -294,5 +349,26 @@ impl Core {
             return (NodeState::Ready, Some(format!("its clock is {off} s ahead of the bus's")));
         }
         (NodeState::Ready, None)
+    }
+}
+
+/// Where tasks finished: `finished on vm`, `finished: 30 on vm, 33 on second`.
+fn finished_where(tasks: &[&Task]) -> String {
+    let mut nodes: Vec<(&NodeName, u64)> = Vec::new();
+    for (a, b, last) in tasks.iter().flat_map(|task| task.last.runs()) {
+        let count = u64::from(b - a) + 1;
+        match nodes.iter_mut().find(|(node, _)| **node == last.node) {
+            Some((_, known)) => *known += count,
+            None => nodes.push((&last.node, count)),
+        }
+    }
+    match &nodes[..] {
+        [] => "finished".to_owned(),
+        [(node, _)] => format!("finished on {node}"),
+        several => {
+            let each: Vec<String> =
+                several.iter().map(|(node, count)| format!("{count} on {node}")).collect();
+            format!("finished: {}", each.join(", "))
+        }
     }
 }
