@@ -15,6 +15,7 @@ use bus::{
     Bus,
     server::{FolderLock, Server},
 };
+use schemas::token::NodeName;
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
@@ -211,7 +212,7 @@ fn folder(dir: &Path) -> PathBuf {
 struct Findable {
     note: PathBuf,
     socket: PathBuf,
-    listener: UnixListener,
+    listener: Option<UnixListener>,
 }
 
 impl Findable {
@@ -234,7 +235,7 @@ impl Findable {
         let listener = UnixListener::from_std(listener).with_context(doing)?;
         let text = serde_json::to_vec(&Note { pid, parts, socket: socket.clone() })?;
         std::fs::write(&note, text).with_context(doing)?;
-        Ok(Self { note, socket, listener })
+        Ok(Self { note, socket, listener: Some(listener) })
     }
 }
 
@@ -262,19 +263,18 @@ pub(crate) async fn until_ended(
     mut parts: Parts,
     on_interrupt: OnInterrupt,
 ) -> anyhow::Result<()> {
-    let findable = Findable::new(&app.dir, parts.words())?;
+    let mut findable = Findable::new(&app.dir, parts.words())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (tell, mut told) = mpsc::channel::<Told>(8);
+    // By itself, so that a second `down` is heard while the first one waits.
+    let ear = tokio::spawn(accept(findable.listener.take(), tell.clone()));
     while !parts.is_empty() {
         tokio::select! {
-            Ok((stream, _)) = findable.listener.accept() => {
-                tokio::spawn(listen(stream, tell.clone()));
-            }
             Some((end, words)) = told.recv() => {
                 let say = |text: &str| { let _ = words.send(Word::Say(text.to_owned())); };
-                let ended = end_layer(&mut parts, end, &say, &mut interrupt).await;
+                let ended = end_layer(&mut parts, end, Asker::Down(&say), &mut interrupt, &mut told).await;
                 let _ = words.send(match ended {
                     Ok(()) => Word::Done,
                     Err(error) => Word::Failed(format!("{error:#}")),
@@ -289,12 +289,18 @@ pub(crate) async fn until_ended(
                     OnInterrupt::WaitThenNow => How::Wait,
                     OnInterrupt::Detach => How::Detach,
                 };
-                end_all(&mut parts, how, &mut interrupt).await?;
+                end_all(&mut parts, how, &mut interrupt, &mut told).await?;
             }
-            _ = terminate.recv() => end_all(&mut parts, How::Detach, &mut interrupt).await?,
-            _ = hangup.recv() => end_all(&mut parts, How::Detach, &mut interrupt).await?,
+            _ = terminate.recv() => {
+                end_all(&mut parts, How::Detach, &mut interrupt, &mut told).await?;
+            }
+            _ = hangup.recv() => {
+                end_all(&mut parts, How::Detach, &mut interrupt, &mut told).await?;
+            }
         }
     }
+    ear.abort();
+    let _ = ear.await;
     // `down` reads the last words of a process that is about to go.
     tokio::time::timeout(Duration::from_secs(1), tell.closed_soon()).await.ok();
     Ok(())
@@ -313,13 +319,40 @@ impl ClosedSoon for mpsc::Sender<Told> {
     }
 }
 
+/// Who wants something to end, and hears what is said about it.
+#[derive(Clone, Copy)]
+enum Asker<'a> {
+    /// A `down`, in another process.
+    Down(&'a dyn Fn(&str)),
+    /// A signal to this process.
+    Signal,
+}
+
+impl Asker<'_> {
+    fn say(self, sentence: &str) {
+        match self {
+            Asker::Down(say) => say(sentence),
+            Asker::Signal => terminal::say(sentence),
+        }
+    }
+
+    /// What to do instead of waiting.
+    fn ways_out(self) -> &'static str {
+        match self {
+            Asker::Down(_) => "`longhouse down --now` ends them",
+            Asker::Signal => "Ctrl-C or `longhouse down --now` ends them",
+        }
+    }
+}
+
 async fn end_all(
     parts: &mut Parts,
     how: How,
     interrupt: &mut tokio::signal::unix::Signal,
+    told: &mut mpsc::Receiver<Told>,
 ) -> anyhow::Result<()> {
     for end in LAYERS {
-        end_layer(parts, End { end, how }, &terminal::say, interrupt).await?;
+        end_layer(parts, End { end, how }, Asker::Signal, interrupt, told).await?;
     }
     Ok(())
 }
@@ -327,14 +360,15 @@ async fn end_all(
 async fn end_layer(
     parts: &mut Parts,
     end: End,
-    say: &dyn Fn(&str),
+    asker: Asker<'_>,
     interrupt: &mut tokio::signal::unix::Signal,
+    told: &mut mpsc::Receiver<Told>,
 ) -> anyhow::Result<()> {
     match end.end {
         Layer::Worker => {
             parts.watchdog.forget(&[Which::Node]);
             if let Some(agent) = parts.agent.take() {
-                end_worker(agent, end.how, say, interrupt).await;
+                end_worker(agent, end.how, asker, interrupt, told).await;
             }
             Ok(())
         }
@@ -349,39 +383,63 @@ async fn end_layer(
 async fn end_worker(
     agent: workers::Agent,
     how: How,
-    say: &dyn Fn(&str),
+    asker: Asker<'_>,
     interrupt: &mut tokio::signal::unix::Signal,
+    told: &mut mpsc::Receiver<Told>,
 ) {
     let name = agent.node().clone();
+    let held = agent.held();
+    let jobs = held.running + held.queued;
     match how {
         How::Detach => {
             let held = agent.detach().await;
             if held.running + held.queued > 0 {
-                say(&format!("node {name}: {}", live(&held)));
+                asker.say(&format!("node {name}: {}", live(&held)));
             }
         }
-        How::Now => agent.leave(true).await,
-        How::Wait => {
-            let held = agent.held();
-            let jobs = held.running + held.queued;
+        How::Now => {
             if jobs > 0 {
-                say(&format!(
-                    "node {name}: waiting for {}; Ctrl-C ends them, SIGTERM leaves them to their keeper",
-                    style::count(jobs, "job")
-                ));
+                asker.say(&ending(&name, jobs));
             }
-            let hurry = agent.hurry();
+            agent.leave(true).await;
+        }
+        How::Wait => {
+            if jobs > 0 {
+                let (jobs, ways_out) = (style::count(jobs, "job"), asker.ways_out());
+                asker.say(&format!("node {name}: waiting for {jobs}; {ways_out}"));
+            }
+            let mut hurry = Some(agent.hurry());
             let mut leave = std::pin::pin!(agent.leave(false));
-            tokio::select! {
-                () = &mut leave => return,
-                _ = interrupt.recv() => {
-                    say(&format!("node {name}: ending its jobs"));
+            // Others who want the same, or sooner, while this one waits.
+            let mut others = Vec::new();
+            loop {
+                let now = tokio::select! {
+                    () = &mut leave => break,
+                    _ = interrupt.recv() => true,
+                    Some((end, words)) = told.recv() => {
+                        others.push(words);
+                        end.how == How::Now
+                    }
+                };
+                if now && let Some(hurry) = hurry.take() {
+                    asker.say(&ending(&name, jobs));
                     hurry.await;
                 }
             }
-            leave.await;
+            for words in others {
+                let _ = words.send(Word::Done);
+            }
         }
     }
+}
+
+/// That jobs are ended, which is not the end of their works.
+fn ending(name: &NodeName, jobs: u64) -> String {
+    format!(
+        "node {name}: ending {}; their works go on elsewhere, or at the next start \
+         (`longhouse cancel WORK` ends one for good)",
+        style::count(jobs, "job")
+    )
 }
 
 /// That jobs live on, and until when.
@@ -399,6 +457,13 @@ fn live(held: &workers::Held) -> String {
         "{} {verb} on with the keeper, for {until} without a worker; the next `up` or `worker` takes them up",
         style::count(jobs, "job")
     )
+}
+
+async fn accept(listener: Option<UnixListener>, tell: mpsc::Sender<Told>) {
+    let Some(listener) = listener else { return };
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(listen(stream, tell.clone()));
+    }
 }
 
 /// One connection of a `down`.

@@ -98,7 +98,7 @@ impl Up {
         if has(Part::Bus) {
             match &app.settings().url {
                 None => parts.server = Some(start_server(app, &paths).await?),
-                Some(url) => terminal::say(&format!("using the bus that runs at {url}")),
+                Some(url) => terminal::say(&format!("using the bus at {url}, not one of our own")),
             }
         }
         let bus = connect_patiently(app, parts.server.as_ref().map(|(server, _)| server)).await?;
@@ -194,7 +194,11 @@ async fn connect_patiently(app: &App, own: Option<&Server>) -> anyhow::Result<Bu
             return Err(error);
         }
         if !said {
-            terminal::say(&format!("waiting for the bus of {}…", app.dir.display()));
+            let whose = match &app.settings().url {
+                Some(url) => format!("at {url}"),
+                None => format!("of {}", app.dir.display()),
+            };
+            terminal::say(&format!("waiting for the bus {whose}…"));
             said = true;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -18,6 +18,9 @@ use schemas::{
 use std::{ffi::OsString, time::Duration};
 
 /// Lend this machine to a house; Ctrl-C leaves its jobs to the next worker
+///
+/// The house may be up in the same folder, or elsewhere (`--url`, `--creds`). A second node on one
+/// machine lends all of it once more unless `--lend` says less.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Worker {
     /// The node's name [default: the host's]
@@ -84,11 +87,24 @@ pub(crate) async fn start(app: &App) -> anyhow::Result<workers::Agent> {
     set(&mut told.grace, node.grace_s);
     set(&mut told.lost_after, node.lost_after_s);
     set(&mut told.reader_after, node.reader_after_s);
-    let agent = workers::start(bus, told).await.context("could not start the node")?;
+    let agent = workers::start(bus, told).await.map_err(explained)?;
     if let Some(note) = agent.note() {
         terminal::say(note);
     }
     Ok(agent)
+}
+
+fn explained(error: workers::Error) -> anyhow::Error {
+    let hint = match &error {
+        workers::Error::Folder(bus::server::Error::Held { .. }) => {
+            "another node of this machine has that name: choose one with `--name`"
+        }
+        workers::Error::Keeper { .. } => "the keeper's own log lies in that folder: `keeper.log`",
+        _ => return anyhow::Error::new(error).context("could not start the node"),
+    };
+    Failure::new(crate::failure::exit::FAILED, format!("could not start the node: {error}"))
+        .hint(hint)
+        .into()
 }
 
 /// The small process that owns a node's jobs

@@ -307,3 +307,23 @@ async fn a_node_whose_keeper_was_told_to_leave_before_a_crash_is_a_node_again() 
     house.processes[0].says("the node is up again").await;
     assert_eq!(house.says(&["run", "--", "echo", "again"]).await, "again\n");
 }
+
+#[tokio::test]
+async fn a_down_that_waits_is_hurried_by_another() {
+    let mut house = House::new("");
+    house.start(&["up", "--port", "0", "--name", "home"]).await;
+    begin(&house, "endless").await;
+    let mut patient = house.command(&["down"]).spawn().unwrap();
+    let mut said = tokio::io::BufReader::new(patient.stderr.take().unwrap());
+    let mut line = String::new();
+    patiently("its word", tokio::io::AsyncBufReadExt::read_line(&mut said, &mut line))
+        .await
+        .unwrap();
+    assert!(line.contains("waiting for 1 job") && line.contains("down --now"), "{line}");
+
+    house.says(&["down", "--now"]).await;
+    let status = patiently("the end of the first", patient.wait()).await.unwrap();
+
+    assert!(status.success(), "{status}");
+    house.processes.remove(0).ended().await;
+}

@@ -23,8 +23,15 @@ pub fn end_keepers(dir: &Path, now: bool, say: &dyn Fn(&str)) -> io::Result<Vec<
         else {
             continue;
         };
-        if end_keeper(&entry.path(), &node, now, say).map_err(io::Error::other)? {
-            ended.push(node);
+        match end_keeper(&entry.path(), &node, now, say) {
+            Ok(true) => ended.push(node),
+            Ok(false) => {}
+            // One that ends by itself at this moment breaks the connection.
+            Err(Error::Io(_)) if socket::connect(&entry.path()).is_err() => ended.push(node),
+            Err(error) => {
+                let why = format!("the keeper of {node} in `{}`: {error}", entry.path().display());
+                return Err(io::Error::other(why));
+            }
         }
     }
     ended.sort();
