@@ -59,3 +59,24 @@ async fn a_graph_runs_in_its_order_and_an_array_once_for_each_item() {
         .collect();
     assert_eq!(said, ["0 x\n", "1 y\n", "2 z\n"]);
 }
+
+#[tokio::test]
+async fn the_work_that_the_readme_shows_runs() {
+    let house = House::up(&[("home", "cpus=2")]).await;
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (work, _) = rest.split_once("```").unwrap();
+    let file = house.dir.join("squares.toml");
+    std::fs::write(&file, work).unwrap();
+
+    house.says(&["submit", file.to_str().unwrap(), "--wait"]).await;
+    let results = house.json(&["results", "squares", "--json"]).await;
+
+    let said: Vec<_> = results["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|outcome| outcome["stdout"].as_str().unwrap())
+        .collect();
+    assert_eq!(said, ["4\n", "9\n", "16\n", "all squared\n"]);
+}
