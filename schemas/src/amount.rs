@@ -141,48 +141,78 @@ impl Room {
         out
     }
 
+    /// What is missing here for `need`: the difference, and nothing of what there is enough of.
+    pub fn gap(&self, need: &Room) -> Room {
+        let mut gap = need.minus(self);
+        gap.custom.retain(|_, amount| *amount > 0);
+        gap
+    }
+
     /// What is missing here for `need`, in words (`2 cpus, 512 MiB memory`); empty when it fits.
     pub fn short_of(&self, need: &Room) -> String {
+        self.gap(need).words().join(", ")
+    }
+
+    /// How far this is from holding `need`, for comparing nodes: how many kinds are lacking, then
+    /// the largest part of what is needed that is lacking, in millionths. Zero when it fits.
+    pub fn distance(&self, need: &Room) -> (usize, u64) {
+        let gap = self.gap(need);
+        let mut parts = vec![
+            (gap.cpus.milli, need.cpus.milli),
+            (gap.memory_mib, need.memory_mib),
+            (gap.gpus, need.gpus),
+            (gap.disk_mib, need.disk_mib),
+        ];
+        parts.extend(gap.custom.iter().map(|(name, gap)| (*gap, need.custom[name])));
+        parts.retain(|(gap, _)| *gap > 0);
+        let part =
+            |(gap, need): &(u64, u64)| (u128::from(*gap) * 1_000_000 / u128::from(*need)) as u64;
+        (parts.len(), parts.iter().map(part).max().unwrap_or(0))
+    }
+
+    /// Each amount that is not zero, in words.
+    fn words(&self) -> Vec<String> {
         let mut out = Vec::new();
-        let mut say = |have: u64, need: u64, text: String| {
-            if have < need {
-                out.push(text);
-            }
-        };
-        let gap = |have: u64, need: u64| need.saturating_sub(have);
-        let cpus = Cpus { milli: gap(self.cpus.milli, need.cpus.milli) };
-        say(self.cpus.milli, need.cpus.milli, format!("{cpus} cpus"));
-        let memory = gap(self.memory_mib, need.memory_mib);
-        say(self.memory_mib, need.memory_mib, format!("{memory} MiB memory"));
-        let gpus = gap(self.gpus, need.gpus);
-        say(self.gpus, need.gpus, format!("{gpus} gpus"));
-        let disk = gap(self.disk_mib, need.disk_mib);
-        say(self.disk_mib, need.disk_mib, format!("{disk} MiB disk"));
-        for (name, &amount) in &need.custom {
-            let have = self.custom.get(name).copied().unwrap_or(0);
-            say(have, amount, format!("{} {name}", gap(have, amount)));
+        if self.cpus > Cpus::default() {
+            let unit = if self.cpus == Cpus::new(1) { "cpu" } else { "cpus" };
+            out.push(format!("{} {unit}", self.cpus));
         }
-        out.join(", ")
+        if self.memory_mib > 0 {
+            out.push(format!("{} memory", mib(self.memory_mib)));
+        }
+        if self.gpus > 0 {
+            let unit = if self.gpus == 1 { "gpu" } else { "gpus" };
+            out.push(format!("{} {unit}", self.gpus));
+        }
+        if self.disk_mib > 0 {
+            out.push(format!("{} disk", mib(self.disk_mib)));
+        }
+        let custom = self.custom.iter().filter(|(_, amount)| **amount > 0);
+        out.extend(custom.map(|(name, amount)| format!("{amount} {name}")));
+        out
+    }
+}
+
+/// `512 MiB`, and above 1024 of them `15.9 GiB`.
+fn mib(mib: u64) -> String {
+    match mib {
+        ..=1024 => format!("{mib} MiB"),
+        _ => {
+            // Whole tenths are cut, not rounded: a node must not seem to have what it lacks.
+            let tenths = u128::from(mib) * 10 / 1024;
+            format!("{}.{} GiB", tenths / 10, tenths % 10)
+        }
     }
 }
 
 impl fmt::Display for Room {
-    /// `2 cpus, 512 MiB memory, 1 gpus`
+    /// `2 cpus, 512 MiB memory, 1 gpu`; `0 cpus` when there is nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} cpus", self.cpus)?;
-        if self.memory_mib > 0 {
-            write!(f, ", {} MiB memory", self.memory_mib)?;
+        let mut words = self.words();
+        if self.cpus == Cpus::default() {
+            words.insert(0, "0 cpus".to_owned());
         }
-        if self.gpus > 0 {
-            write!(f, ", {} gpus", self.gpus)?;
-        }
-        if self.disk_mib > 0 {
-            write!(f, ", {} MiB disk", self.disk_mib)?;
-        }
-        for (name, amount) in &self.custom {
-            write!(f, ", {amount} {name}")?;
-        }
-        Ok(())
+        f.write_str(&words.join(", "))
     }
 }
 
@@ -203,5 +233,31 @@ mod tests {
         let camera = Room { custom: [("camera".to_owned(), 1)].into(), ..Room::default() };
         assert_eq!(node.times(&camera, 100), 0);
         assert_eq!(node.short_of(&camera), "1 camera");
+    }
+    #[test]
+    fn one_is_said_as_one_and_much_memory_in_gib() {
+        let room = |cpus, memory_mib, gpus| Room { cpus, memory_mib, gpus, ..Room::default() };
+        for (room, said) in [
+            (room(Cpus::new(1), 512, 1), "1 cpu, 512 MiB memory, 1 gpu"),
+            (room(Cpus::new(2), 1024, 2), "2 cpus, 1024 MiB memory, 2 gpus"),
+            (room(Cpus { milli: 500 }, 1_048_473, 0), "0.5 cpus, 1023.8 GiB memory"),
+            (Room { disk_mib: 1536, ..Room::default() }, "0 cpus, 1.5 GiB disk"),
+        ] {
+            assert_eq!(room.to_string(), said);
+        }
+        let need = room(Cpus::new(3), 2048, 3);
+        let short = room(Cpus::new(2), 4096, 2).short_of(&need);
+        assert_eq!(short, "1 cpu, 1 gpu");
+        assert_eq!(need.short_of(&need), "");
+    }
+
+    #[test]
+    fn fewer_kinds_are_nearer_and_then_the_smaller_part() {
+        let room = |cpus, gpus| Room { cpus: Cpus::new(cpus), gpus, ..Room::default() };
+        let need = room(8, 3);
+        assert_eq!(room(8, 3).distance(&need), (0, 0));
+        assert!(room(8, 2).distance(&need) < room(8, 0).distance(&need));
+        assert!(room(8, 0).distance(&need) < room(7, 2).distance(&need));
+        assert_eq!(room(4, 3).distance(&need), (1, 500_000));
     }
 }

@@ -355,8 +355,8 @@ async fn what_no_node_could_ever_do_is_refused_with_the_nearest_miss() {
     let with = |field: &str, value: Value| json!({"argv": ["a"], field: value});
     let mut cases = Vec::new();
     for (body, field, said) in [
-        (with("resources", json!({"cpus": 17})), "tasks[0].resources", "office lacks 1 cpus"),
-        (with("resources", json!({"gpus": 2})), "tasks[0].resources", "home lacks 1 gpus"),
+        (with("resources", json!({"cpus": 17})), "tasks[0].resources", "office lacks 1 cpu"),
+        (with("resources", json!({"gpus": 2})), "tasks[0].resources", "home lacks 1 gpu"),
         (
             with("resources", json!({"cpus": 1, "memory_mib": 1 << 30})),
             "tasks[0].resources",

@@ -71,13 +71,30 @@ impl Shape {
             let large = offer.cards_mib.iter().filter(|mib| **mib >= self.vram_mib).count() as u64;
             if large < self.need.gpus.max(1) {
                 let most = offer.cards_mib.iter().max().copied().unwrap_or(0);
+                let cards = if large == 1 { "card" } else { "cards" };
                 return Err(format!(
-                    "has {large} cards with {} MiB (the largest has {most} MiB)",
+                    "has {large} {cards} with {} MiB (the largest has {most} MiB)",
                     self.vram_mib
                 ));
             }
         }
         Ok(())
+    }
+
+    /// How far a node is from being able to run it.
+    fn distance(&self, node: &NodeName, offer: &Offer) -> Distance {
+        let elsewhere = self.place.node.as_ref().is_some_and(|all| !all.as_slice().contains(node))
+            || self.place.site.as_ref().is_some_and(|sites| {
+                !offer.site.as_ref().is_some_and(|site| sites.as_slice().contains(site))
+            });
+        let (mut kinds, mut part) = offer.total.distance(&self.need);
+        let most = offer.cards_mib.iter().max().copied().unwrap_or(0);
+        let lacks_mib = self.vram_mib.saturating_sub(most);
+        if lacks_mib > 0 {
+            kinds += 1;
+            part = part.max(lacks_mib.saturating_mul(1_000_000) / self.vram_mib);
+        }
+        (elsewhere, kinds, part)
     }
 }
 
@@ -151,20 +168,20 @@ pub fn nearest_miss<'a>(
     shape: &Shape,
     nodes: impl Iterator<Item = (&'a NodeName, &'a Offer)>,
 ) -> Option<(&'a NodeName, String)> {
-    let mut best: Option<((bool, usize, u64), &NodeName, String)> = None;
+    let mut best: Option<(Distance, &NodeName, String)> = None;
     for (node, offer) in nodes {
         let Err(why) = shape.fits(node, offer) else { return None };
-        let elsewhere = why.starts_with("is ") || why.starts_with("names ");
-        let short = offer.total.short_of(&shape.need);
-        let gaps = short.split(", ").filter(|gap| !gap.is_empty()).count();
-        let cpus = shape.need.cpus.milli.saturating_sub(offer.total.cpus.milli);
-        let distance = (elsewhere, gaps, cpus);
-        if best.as_ref().is_none_or(|(known, _, _)| distance < *known) {
+        let distance = shape.distance(node, offer);
+        let known = best.as_ref().map(|(known, name, _)| (*known, *name));
+        if known.is_none_or(|known| (distance, node) < known) {
             best = Some((distance, node, why));
         }
     }
     best.map(|(_, node, why)| (node, why))
 }
+
+/// Whether it is elsewhere, how many kinds are lacking, and the largest part that is.
+type Distance = (bool, usize, u64);
 
 #[cfg(test)]
 mod tests {
@@ -198,14 +215,28 @@ mod tests {
         let refusal = ever_fits(&spec(r#""resources":{"cpus":9}"#), &nodes).unwrap_err();
         assert_eq!(
             refusal.message,
-            "no node of the pool could ever run `a`; nearest: big lacks 1 cpus"
+            "no node of the pool could ever run `a`; nearest: big lacks 1 cpu"
         );
         let refusal = ever_fits(&spec(r#""resources":{"cpus":6,"gpus":1}"#), &nodes).unwrap_err();
-        assert!(refusal.message.ends_with("big lacks 1 gpus"), "{refusal}");
+        assert!(refusal.message.ends_with("nearest: gpu lacks 2 cpus"), "{refusal}");
         let refusal =
             ever_fits(&spec(r#""resources":{"gpus":1,"vram_mib":9000}"#), &nodes).unwrap_err();
         assert!(refusal.message.contains("the largest has 8192 MiB"), "{refusal}");
         assert_eq!(&*refusal.code, code::UNSATISFIABLE);
+    }
+
+    #[test]
+    fn the_nearest_lacks_the_fewest_kinds_then_the_smallest_part_of_what_is_needed() {
+        let nodes = [
+            (node("a"), offer(8, 0)),
+            (node("b"), offer(8, 0)),
+            (node("c"), offer(8, 2)),
+            (node("d"), offer(1, 2)),
+        ];
+        let refusal = ever_fits(&spec(r#""resources":{"gpus":3}"#), &nodes).unwrap_err();
+        assert!(refusal.message.ends_with("nearest: c lacks 1 gpu"), "{refusal}");
+        let refusal = ever_fits(&spec(r#""resources":{"gpus":3}"#), &nodes[..2]).unwrap_err();
+        assert!(refusal.message.ends_with("nearest: a lacks 3 gpus"), "{refusal}");
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn a_node_gets_what_it_has_room_for_and_the_rest_waits_and_says_so() {
     let work = desk.accept(&process(10, ""));
     assert_eq!(desk.asked(), asked(&[("big", 4), ("small", 2)]));
     let second = desk.accept(&process(1, ""));
-    assert_eq!(desk.why(second), "no node has room; nearest: big lacks 1 cpus now");
+    assert_eq!(desk.why(second), "no node has room; nearest: big lacks 1 cpu now");
     desk.report("small", work, Indices::span(0, 1), 60_000, false);
     assert_eq!(desk.asked(), asked(&[("small", 2)]), "who came first goes first");
 }
@@ -340,7 +340,7 @@ fn one_sentence_says_why_in_every_case() {
     };
     assert_eq!(
         explained.why,
-        "`a`: 1 on one, the node with room for 1 cpus that it fits most snugly"
+        "`a`: 1 on one, the node with room for 1 cpu that it fits most snugly"
     );
     assert_eq!(explained.more, ["`b` needs `a`"]);
 }

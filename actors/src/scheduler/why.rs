@@ -150,11 +150,8 @@ impl Core {
         }
         let takes: Vec<&Instance> =
             fits.iter().filter(|(id, i)| self.takes_jobs(**id, i)).map(|(_, i)| *i).collect();
-        let Some(nearest) = takes.iter().min_by_key(|i| {
-            let free = i.free();
-            let short = shape.need.cpus.milli.saturating_sub(free.cpus.milli);
-            (free.short_of(&shape.need).matches(',').count(), short, &i.node)
-        }) else {
+        let Some(nearest) = takes.iter().min_by_key(|i| (i.free().distance(&shape.need), &i.node))
+        else {
             return "the nodes that could run it are just joining, or refused it".to_owned();
         };
         let short = nearest.free().short_of(&shape.need);
