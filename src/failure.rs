@@ -1,7 +1,7 @@
 //! How a command fails: a sentence that names the thing, the next step, and a code for the shell.
 
 use schemas::error::{Refusal, code};
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// Longhouse's own exit codes; everything else is the job's.
 pub(crate) mod exit {
@@ -28,6 +28,8 @@ pub(crate) mod exit {
 pub(crate) struct Failure {
     /// What the process ends with.
     pub(crate) code: u8,
+    /// A stable word for programs: that of the refusal, where it was one.
+    pub(crate) word: Cow<'static, str>,
     /// A lowercase fragment that names the thing.
     pub(crate) message: String,
     /// The next step.
@@ -36,7 +38,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, word: Cow::Borrowed(word(code)), message: message.into(), hint: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -63,11 +65,35 @@ impl Failure {
                 continue;
             };
             out.code = known.code;
+            out.word = known.word;
             out.hint = known.hint;
             break;
         }
         out
     }
+}
+
+/// The word for a failure that no refusal named.
+fn word(code: u8) -> &'static str {
+    match code {
+        exit::USAGE => "usage",
+        exit::NO_BUS => "no_bus",
+        exit::REFUSED => "refused",
+        exit::LOST => "lost",
+        exit::TIMED_OUT => "timed_out",
+        exit::CANCELLED => "cancelled",
+        exit::READER_GONE => "reader_gone",
+        _ => "failed",
+    }
+}
+
+/// Hints are written for who speaks on the bus; here the same is said for who types commands.
+pub(crate) fn typed_hint(hint: Option<String>) -> Option<String> {
+    let hint = hint?;
+    if hint.starts_with("without a header the payload") {
+        return None;
+    }
+    Some(hint.replace("`list` shows the works", "`longhouse ls` shows the works"))
 }
 
 impl fmt::Display for Failure {
@@ -80,7 +106,8 @@ impl std::error::Error for Failure {}
 
 fn of_refusal(refusal: &Refusal) -> Failure {
     let mut out = Failure::new(exit::REFUSED, refusal.message.clone());
-    out.hint = refusal.hint.clone();
+    out.word = refusal.code.to_string().into();
+    out.hint = typed_hint(refusal.hint.clone());
     if &*refusal.code == code::INTERNAL {
         out.code = exit::LOST;
     }
@@ -93,7 +120,7 @@ fn of_bus(error: &bus::Error) -> Failure {
         bus::Error::Down { .. } => Failure::new(exit::NO_BUS, error.to_string()).hint(
             "is the house up? `longhouse up` raises it, `longhouse doctor` says what is wrong",
         ),
-        bus::Error::Denied { .. } => Failure::new(exit::REFUSED, error.to_string())
+        bus::Error::Denied { .. } => Failure::usage(error.to_string())
             .hint("give the credentials of this house with `--creds FILE` or `--dir FOLDER`"),
         bus::Error::Nobody { subject } => {
             Failure::new(exit::LOST, error.to_string()).hint(nobody_hint(subject))
@@ -101,7 +128,8 @@ fn of_bus(error: &bus::Error) -> Failure {
         bus::Error::Silence { .. } => Failure::new(exit::LOST, error.to_string())
             .hint("`longhouse doctor` says which part does not answer"),
         bus::Error::TooLarge { .. } => Failure::new(exit::REFUSED, error.to_string()),
-        bus::Error::File { .. } => Failure::new(exit::FAILED, error.to_string()),
+        bus::Error::File { .. } => Failure::usage(error.to_string())
+            .hint("give the credentials of this house with `--creds FILE` or `--dir FOLDER`"),
         _ => Failure::new(exit::LOST, error.to_string()),
     }
 }
@@ -140,6 +168,14 @@ mod tests {
         let failure = Failure::of(&bus::Error::Refused(refusal).into());
         assert_eq!(failure.code, exit::REFUSED);
         assert_eq!(failure.hint.as_deref(), Some("see `longhouse ls`"));
+    }
+
+    #[test]
+    fn hints_for_the_bus_are_said_for_the_command_line() {
+        let hint = |text: &str| typed_hint(Some(text.to_owned()));
+        let ls = hint("`list` shows the works there are").unwrap();
+        assert_eq!(ls, "`longhouse ls` shows the works there are");
+        assert_eq!(hint("without a header the payload must be one JSON object"), None);
     }
 
     #[test]

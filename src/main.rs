@@ -243,7 +243,7 @@ fn main() -> std::process::ExitCode {
     provider.install_default().expect("nothing has run before this line");
     completion::answer_shell();
 
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| not_understood(&error));
     cli.global.color.apply();
     let Cli { global, command } = cli;
     let command = match command.bare() {
@@ -254,12 +254,30 @@ fn main() -> std::process::ExitCode {
         Ok(code) => code,
         Err(error) => {
             let failure = Failure::of(&error);
-            terminal::complain(&failure);
+            match global.json {
+                true => terminal::complain_json(&failure),
+                false => terminal::complain(&failure),
+            }
             failure.code
         }
     };
     // Not returned: a thread that waits for a slow reader or for standard input would be waited for.
     std::process::exit(code.into())
+}
+
+/// Ends with what clap says; for a program, as an error like every other.
+fn not_understood(error: &clap::Error) -> ! {
+    let mut ours = std::env::args_os().skip(1).take_while(|argument| argument != "--");
+    if error.use_stderr() && ours.any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let (message, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let mut failure = Failure::usage(message.trim_start_matches("error: ").trim());
+        let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        failure.hint = tip.map(str::to_owned);
+        terminal::complain_json(&failure);
+        std::process::exit(failure.code.into());
+    }
+    error.exit()
 }
 
 fn start(global: &Global, command: Command) -> anyhow::Result<u8> {

@@ -78,12 +78,15 @@ impl Map {
         };
         let items = Arc::new(Mutex::new(Items::new()?));
         lock(&items).push_all(&first.items)?;
+        let name = submit.name.clone();
         let work = begin(&house, submit, first.items, first.is_last).await?;
         let feeder = (!first.is_last).then(|| Feeder::start(&house, work, batches, items.clone()));
+        let called = style::called(&name, work);
         let show = Show::new(items.clone(), shape)?;
         Mapping {
             house,
             work,
+            called,
             items,
             show,
             feeder,
@@ -148,6 +151,8 @@ impl Failed {
 struct Mapping {
     house: House,
     work: WorkId,
+    /// What it is called in sentences.
+    called: String,
     items: Arc<Mutex<Items>>,
     show: Show,
     feeder: Option<Feeder>,
@@ -184,7 +189,7 @@ impl Mapping {
                         return self.broken(error).await;
                     }
                 }
-                wish = signals.wish(&work) => match wish {
+                wish = signals.wish(&self.called) => match wish {
                     Wish::GoOn => {}
                     Wish::Cancel => self.cancel(),
                     Wish::Detach => return self.detach(),

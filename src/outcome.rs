@@ -86,6 +86,21 @@ pub(crate) async fn ended_code(
     if !is_single(summary) || !summary.state.is_ended() {
         return Ok(work_code(summary.state));
     }
+    Ok(match single_outcome(house, summary).await? {
+        Some(outcome) => End::from(&outcome).code(),
+        None if summary.state == WorkState::Cancelled => exit::CANCELLED,
+        None => work_code(summary.state),
+    })
+}
+
+/// The outcome of a work's single job; `None` where there is none, or more than one job.
+pub(crate) async fn single_outcome(
+    house: &crate::client::House,
+    summary: &Summary,
+) -> anyhow::Result<Option<Outcome>> {
+    if !is_single(summary) {
+        return Ok(None);
+    }
     let request = Results {
         work: summary.work.to_string(),
         task: None,
@@ -94,11 +109,7 @@ pub(crate) async fn ended_code(
         only: None,
     };
     let page: Outcomes = house.patiently("results", &request, None).await?;
-    Ok(match page.items.first() {
-        Some(outcome) => End::from(outcome).code(),
-        None if summary.state == WorkState::Cancelled => exit::CANCELLED,
-        None => work_code(summary.state),
-    })
+    Ok(page.items.into_iter().next())
 }
 
 /// Why something did not finish, from what is known of it.

@@ -9,16 +9,16 @@ use crate::{
     failure::{Failure, exit},
     follow::{Following, Step},
     job_options::JobOptions,
-    outcome::{End, ended_code},
+    outcome::{End, ended_code, said_why, single_outcome},
     report::Report,
     streams::{News, Streams},
-    terminal,
+    style, terminal,
 };
 use schemas::{
-    fact::EndedEntry,
-    id::WorkId,
+    fact::{AssignedEntry, EndedEntry, LostEntry, ReturnedEntry},
+    id::{Attempt, WorkId},
     outcome::Summary,
-    request::{Explain, Explained, Follow, FollowedFact, Submitted},
+    request::{Explain, Explained, Follow, FollowedFact, RunReply, SingleOutcome, Submitted},
     work::{OutputPolicy, Run as Runner, WhenFull, check::MAX_STDIN},
 };
 use signals::{Signals, Wish};
@@ -80,7 +80,8 @@ impl Run {
         if self.detach {
             return Ok(Report::pair(submitted.work, &submitted));
         }
-        attached(&house, work, signals).await
+        let called = style::called(&submit.name, work);
+        Attached { house: &house, work, called, json: app.json }.wait(signals).await
     }
 }
 
@@ -107,69 +108,92 @@ async fn give_up(house: &House, work: WorkId) -> Report {
     Report::nothing().with_code(exit::CANCELLED)
 }
 
-async fn attached(house: &House, work: WorkId, mut signals: Signals) -> anyhow::Result<Report> {
-    let (placed, seen) = watch::channel(false);
-    let mut relay =
-        std::pin::pin!(relay(house, work, placed, tokio::io::stdout(), tokio::io::stderr()));
-    let tells = terminal::stderr_is_terminal();
-    let mut tell = std::pin::pin!(tell_why(house, work, seen));
-    let mut told = !tells;
-    loop {
-        tokio::select! {
-            ended = &mut relay => return finish(house, work, ended).await,
-            () = &mut tell, if !told => told = true,
-            wish = signals.wish(&work) => match wish {
-                Wish::GoOn => {}
-                Wish::Detach => {
-                    terminal::say(&format!(
-                        "detached; `longhouse logs -f {work}` shows it, `longhouse wait {work}` waits for it"
-                    ));
-                    return Ok(Report::nothing());
+/// A job that is waited for.
+struct Attached<'a> {
+    house: &'a House,
+    work: WorkId,
+    /// What it is called in sentences.
+    called: String,
+    /// A program reads what we print: nothing live, one line at the end.
+    json: bool,
+}
+
+impl Attached<'_> {
+    async fn wait(&self, mut signals: Signals) -> anyhow::Result<Report> {
+        let Self { house, work, json, .. } = *self;
+        let (placed, seen) = watch::channel(false);
+        let (out, err): (Writer, Writer) = match json {
+            true => (Box::new(tokio::io::sink()), Box::new(tokio::io::sink())),
+            false => (Box::new(tokio::io::stdout()), Box::new(tokio::io::stderr())),
+        };
+        let mut relay = std::pin::pin!(relay(house, work, placed, out, err));
+        let tells = terminal::stderr_is_terminal();
+        let mut tell = std::pin::pin!(tell_why(house, work, seen));
+        let mut told = !tells;
+        loop {
+            tokio::select! {
+                ended = &mut relay => return self.finish(ended).await,
+                () = &mut tell, if !told => told = true,
+                wish = signals.wish(&self.called) => match wish {
+                    Wish::GoOn => {}
+                    Wish::Detach => {
+                        terminal::say(&format!(
+                            "detached; `longhouse logs -f {work}` shows it, `longhouse wait {work}` waits for it"
+                        ));
+                        return Ok(Report::nothing());
+                    }
+                    Wish::Cancel => {
+                        let house = house.clone();
+                        tokio::spawn(async move {
+                            let asked = cancel::change(&house, "cancel", work.to_string(), None).await;
+                            if let Err(error) = asked {
+                                terminal::say(&format!("could not cancel {work}: {error}"));
+                            }
+                        });
+                    }
+                    Wish::Leave => {
+                        terminal::say(&format!("left; it is being cancelled: `longhouse show {work}`"));
+                        return Ok(Report::nothing().with_code(exit::CANCELLED));
+                    }
+                },
+            }
+        }
+    }
+
+    async fn finish(
+        &self,
+        ended: anyhow::Result<(Summary, Option<End>)>,
+    ) -> anyhow::Result<Report> {
+        let Self { house, work, json, .. } = *self;
+        match ended {
+            Ok((summary, end)) => {
+                let code = match &end {
+                    Some(end) => end.code(),
+                    None => ended_code(house, &summary).await?,
+                };
+                if json {
+                    let outcome = single_outcome(house, &summary).await?.map(SingleOutcome::from);
+                    return Ok(Report::pair("", &RunReply { summary, outcome }).with_code(code));
                 }
-                Wish::Cancel => {
-                    let house = house.clone();
-                    tokio::spawn(async move {
-                        let asked = cancel::change(&house, "cancel", work.to_string(), None).await;
-                        if let Err(error) = asked {
-                            terminal::say(&format!("could not cancel {work}: {error}"));
-                        }
-                    });
+                if let Some(why) = worth_saying(code, &summary) {
+                    terminal::say(&why);
                 }
-                Wish::Leave => {
-                    terminal::say(&format!("left; it is being cancelled: `longhouse show {work}`"));
-                    return Ok(Report::nothing().with_code(exit::CANCELLED));
+                Ok(Report::nothing().with_code(code))
+            }
+            Err(error) => {
+                if Failure::of(&error).code == exit::READER_GONE {
+                    // As if its own output had been closed.
+                    let patience = Some(Duration::from_secs(5));
+                    let _ = cancel::change(house, "cancel", work.to_string(), patience).await;
                 }
-            },
+                Err(error)
+            }
         }
     }
 }
 
-async fn finish(
-    house: &House,
-    work: WorkId,
-    ended: anyhow::Result<(Summary, Option<End>)>,
-) -> anyhow::Result<Report> {
-    match ended {
-        Ok((summary, end)) => {
-            let code = match &end {
-                Some(end) => end.code(),
-                None => ended_code(house, &summary).await?,
-            };
-            if let Some(why) = worth_saying(code, &summary) {
-                terminal::say(&why);
-            }
-            Ok(Report::nothing().with_code(code))
-        }
-        Err(error) => {
-            if Failure::of(&error).code == exit::READER_GONE {
-                // As if its own output had been closed.
-                let patience = Some(Duration::from_secs(5));
-                let _ = cancel::change(house, "cancel", work.to_string(), patience).await;
-            }
-            Err(error)
-        }
-    }
-}
+/// Where a stream of the job goes.
+type Writer = Box<dyn AsyncWrite + Unpin + Send>;
 
 /// What ended by itself says so itself; what the house did to it must be said.
 fn worth_saying(code: u8, summary: &Summary) -> Option<String> {
@@ -190,7 +214,7 @@ async fn relay(
         Follow { work: work.to_string(), task: None, index: None, from: None, pace: true };
     let mut following = Following::start(house, request);
     let mut streams = Streams::default();
-    let mut end = None;
+    let (mut end, mut attempts) = (None, Attempts::default());
     while let Some(step) = following.next().await? {
         let (piece, ack) = match step {
             Step::Piece(piece, ack) => (piece, ack),
@@ -203,6 +227,9 @@ async fn relay(
         if let Some(fact) = piece.fact {
             if fact.kind != "accepted" {
                 placed.send_replace(true);
+            }
+            if let Some(sentence) = attempts.fact(&fact) {
+                terminal::say(&sentence);
             }
             if let Some(entry) = ended_entry(&fact) {
                 for index in entry.indices.iter() {
@@ -224,18 +251,77 @@ async fn relay(
         .into())
 }
 
+/// Which attempt it is: what a new one writes follows what the old one wrote, and only a sentence
+/// tells them apart.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// The newest that was given to a node.
+    newest: Attempt,
+    /// What became of the one before.
+    before: Option<Before>,
+}
+
+/// How an attempt was over before its time.
+#[derive(Debug)]
+enum Before {
+    Lost(String),
+    Failed(String),
+    /// It never ran, and wrote nothing.
+    Returned,
+}
+
+impl Attempts {
+    /// What is to be said of a fact: a new attempt, once.
+    fn fact(&mut self, fact: &FollowedFact) -> Option<String> {
+        match &*fact.kind {
+            "lost" => self.before = Some(Before::Lost(body::<LostEntry>(fact)?.why)),
+            "returned" => {
+                body::<ReturnedEntry>(fact)?;
+                self.before = Some(Before::Returned);
+            }
+            "ended" => {
+                let EndedEntry { ending, .. } = body(fact)?;
+                let said = said_why(ending.why.as_deref(), ending.exit_code, ending.signal);
+                let why = said.unwrap_or_else(|| ending.state.to_string());
+                self.before = Some(Before::Failed(why));
+            }
+            "assigned" => return self.assigned(body::<AssignedEntry>(fact)?.attempt),
+            _ => {}
+        }
+        None
+    }
+
+    fn assigned(&mut self, attempt: Attempt) -> Option<String> {
+        let old = self.newest;
+        // Followed anew, facts may be said again.
+        if attempt <= old {
+            return None;
+        }
+        self.newest = attempt;
+        let before = self.before.take();
+        let over = match before {
+            _ if old == 0 => return None,
+            Some(Before::Returned) => return None,
+            Some(Before::Lost(why)) => format!("was lost ({why})"),
+            Some(Before::Failed(why)) => format!("failed ({why})"),
+            None => "is over".to_owned(),
+        };
+        Some(format!(
+            "attempt {old} {over}; started again as attempt {attempt}, its output begins anew"
+        ))
+    }
+}
+
+/// The body of a fact; `None` where it cannot be read.
+fn body<T: serde::de::DeserializeOwned>(fact: &FollowedFact) -> Option<T> {
+    serde_json::from_value(fact.body.clone())
+        .inspect_err(|error| tracing::warn!(%error, kind = fact.kind, "a fact cannot be read"))
+        .ok()
+}
+
 /// The entry of a fact that attempts ended.
 pub(crate) fn ended_entry(fact: &FollowedFact) -> Option<EndedEntry> {
-    if fact.kind != "ended" {
-        return None;
-    }
-    match serde_json::from_value(fact.body.clone()) {
-        Ok(entry) => Some(entry),
-        Err(error) => {
-            tracing::warn!(%error, "a fact cannot be read");
-            None
-        }
-    }
+    if fact.kind == "ended" { body(fact) } else { None }
 }
 
 async fn write(
@@ -305,6 +391,41 @@ mod tests {
         let failure = Failure::of(&read_input(&*vec![7; MAX_STDIN + 1]).unwrap_err());
         assert_eq!(failure.code, exit::USAGE);
         assert!(failure.message.contains("512 KiB"), "{}", failure.message);
+    }
+
+    fn fact(kind: &str, attempt: Attempt, more: serde_json::Value) -> FollowedFact {
+        let mut body = serde_json::json!({
+            "work": "0198f0c2-7b5e-7cc3-98c4-dc0c0c07398f", "task": "main", "indices": [[0, 0]],
+            "attempt": attempt, "node": "home",
+            "instance": "0198f0c2-7b5e-7cc3-98c4-dc0c0c073990",
+        });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        FollowedFact { kind: kind.to_owned(), at: schemas::time::Stamp(0), body }
+    }
+
+    #[test]
+    fn a_new_attempt_is_said_once_with_what_became_of_the_old_one() {
+        let mut attempts = Attempts::default();
+        let none = serde_json::json!({});
+        assert_eq!(attempts.fact(&fact("assigned", 1, none.clone())), None);
+        let lost = serde_json::json!({"why": "home is silent", "again_s": 0});
+        assert_eq!(attempts.fact(&fact("lost", 1, lost)), None);
+        let said = attempts.fact(&fact("assigned", 2, none.clone())).unwrap();
+        assert_eq!(
+            said,
+            "attempt 1 was lost (home is silent); started again as attempt 2, its output begins anew"
+        );
+        assert_eq!(attempts.fact(&fact("assigned", 2, none.clone())), None);
+
+        let failed = serde_json::json!({"ending": {"state": "failed", "exit_code": 3}});
+        assert_eq!(attempts.fact(&fact("ended", 2, failed)), None);
+        let said = attempts.fact(&fact("assigned", 3, none.clone())).unwrap();
+        assert!(said.starts_with("attempt 2 failed (exit code 3); started again"), "{said}");
+
+        // What never ran wrote nothing that could be confused with what follows.
+        let returned = serde_json::json!({"why": "no room", "after_s": 1});
+        assert_eq!(attempts.fact(&fact("returned", 3, returned)), None);
+        assert_eq!(attempts.fact(&fact("assigned", 4, none)), None);
     }
 
     #[tokio::test]

@@ -72,6 +72,11 @@ pub(crate) fn short(work: WorkId) -> String {
     work.to_string()[..18].to_owned()
 }
 
+/// What a work is called in a sentence: its name, else the beginning of its id.
+pub(crate) fn called(name: &str, work: WorkId) -> String {
+    if name.is_empty() { short(work) } else { format!("`{name}`") }
+}
+
 /// A moment as one reads it here: the time today, else the day too.
 pub(crate) fn moment(at: Stamp, now: Stamp) -> String {
     moment_in(at, now, TimeZone::system())

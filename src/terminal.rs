@@ -68,6 +68,17 @@ pub(crate) fn complain(failure: &Failure) {
     }
 }
 
+/// A failure, for a program: the same shape as a refusal on the wire.
+pub(crate) fn complain_json(failure: &Failure) {
+    if failure.code == exit::READER_GONE {
+        return;
+    }
+    let error = serde_json::json!({"error": {
+        "code": failure.word, "message": failure.message, "hint": failure.hint,
+    }});
+    let _ = writeln!(anstream::stderr().lock(), "{error}");
+}
+
 /// How many columns stdout's terminal has; `None` where there is none, or one that does not say.
 pub(crate) fn width() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;

@@ -1,7 +1,6 @@
 //! What signals mean to a command that waits for a job.
 
 use crate::terminal;
-use schemas::id::WorkId;
 use std::io::BufRead;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -84,7 +83,7 @@ impl Signals {
     }
 
     /// The next wish, by a signal or by an answer of the user.
-    pub(crate) async fn wish(&mut self, work: &WorkId) -> Wish {
+    pub(crate) async fn wish(&mut self, called: &str) -> Wish {
         let wish = if let Some(mut answers) = self.answers.take() {
             tokio::select! {
                 came = self.next() => {
@@ -104,22 +103,22 @@ impl Signals {
             Some(wish) => {
                 if wish == Wish::Cancel {
                     self.stage = Stage::Cancelling;
-                    terminal::say(&format!("cancelling {work}…"));
+                    terminal::say(&format!("cancelling {called}…"));
                 }
                 wish
             }
             None => {
-                self.ask(work);
+                self.ask(called);
                 Wish::GoOn
             }
         }
     }
 
-    fn ask(&mut self, work: &WorkId) {
+    fn ask(&mut self, called: &str) {
         self.stage = Stage::Asked;
         terminal::note("");
         terminal::say(&format!(
-            "{work} goes on. [d]etach, [c]ancel, or Enter to go on waiting? (Ctrl-C again cancels)"
+            "{called} goes on. [d]etach, [c]ancel, or Enter to go on waiting? (Ctrl-C again cancels)"
         ));
         let (tell, answers) = mpsc::channel(1);
         self.answers = Some(answers);
@@ -133,17 +132,30 @@ impl Signals {
 }
 
 fn read_answer() -> Option<Wish> {
-    let terminal = std::fs::File::open("/dev/tty").ok()?;
-    let mut line = String::new();
-    std::io::BufReader::new(terminal).read_line(&mut line).ok()?;
-    Some(answer(&line))
+    let mut tty = std::io::BufReader::new(std::fs::File::open("/dev/tty").ok()?);
+    loop {
+        let mut line = String::new();
+        if tty.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        match answer(&line) {
+            Some(Wish::GoOn) => {
+                terminal::say("going on waiting");
+                return Some(Wish::GoOn);
+            }
+            Some(wish) => return Some(wish),
+            None => terminal::say("d detaches, c cancels, Enter goes on waiting: which?"),
+        }
+    }
 }
 
-fn answer(line: &str) -> Wish {
+/// What an answer means; `None`: nobody knows.
+fn answer(line: &str) -> Option<Wish> {
     match line.trim().to_lowercase().as_str() {
-        "d" | "detach" => Wish::Detach,
-        "c" | "cancel" => Wish::Cancel,
-        _ => Wish::GoOn,
+        "d" | "detach" => Some(Wish::Detach),
+        "c" | "cancel" => Some(Wish::Cancel),
+        "" => Some(Wish::GoOn),
+        _ => None,
     }
 }
 
@@ -173,8 +185,9 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_letter_or_a_word() {
-        assert_eq!(answer("d\n"), Wish::Detach);
-        assert_eq!(answer("Cancel\n"), Wish::Cancel);
-        assert_eq!(answer("\n"), Wish::GoOn);
+        assert_eq!(answer("d\n"), Some(Wish::Detach));
+        assert_eq!(answer("Cancel\n"), Some(Wish::Cancel));
+        assert_eq!(answer("\n"), Some(Wish::GoOn));
+        assert_eq!(answer("q\n"), None);
     }
 }

@@ -191,3 +191,27 @@ async fn the_demo_audits_every_folder_and_leaves_nothing_behind() {
     assert_eq!(jobs.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 13, "{told}");
     assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn run_says_that_an_attempt_is_a_new_one_and_with_json_prints_data_only() {
+    let house = House::up(&[("home", "cpus=2")]).await;
+
+    let again =
+        house.longhouse(&["run", "--retries", "1", "--", "sh", "-c", "echo x; exit 3"]).await;
+    assert_eq!((again.status.code(), text(&again.stdout)), (Some(3), "x\nx\n".to_owned()));
+    let said = "longhouse: attempt 1 failed (exit code 3); started again as attempt 2, its output \
+                begins anew\n";
+    assert_eq!(text(&again.stderr).matches(said).count(), 1, "{}", text(&again.stderr));
+
+    let data =
+        house.longhouse(&["run", "--json", "--", "sh", "-c", "echo x; echo y >&2; exit 3"]).await;
+    assert_eq!((data.status.code(), text(&data.stderr)), (Some(3), String::new()));
+    assert_eq!(text(&data.stdout).lines().count(), 1);
+    let reply: serde_json::Value = serde_json::from_slice(&data.stdout).unwrap();
+    assert_eq!((&reply["state"], &reply["exit_code"]), (&"failed".into(), &3.into()), "{reply}");
+    assert_eq!((&reply["stdout"], &reply["node"]), (&"x\n".into(), &"home".into()), "{reply}");
+
+    let unknown = house.longhouse(&["show", "nothing", "--json"]).await;
+    let error: serde_json::Value = serde_json::from_slice(&unknown.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "unknown_work", "{error}");
+}
