@@ -109,7 +109,9 @@ impl Checks {
         let Ok(known) = rustix::fs::statvfs(there) else { return };
         let free = known.f_bavail * known.f_frsize;
         let share = known.f_bavail as f64 / known.f_blocks.max(1) as f64;
-        let found = format!("{} free ({:.0} %)", style::size(free), share * 100.0);
+        // Rounded down: 9.9 % must not be called 10 % and too little at once.
+        let percent = (share * 100.0).floor();
+        let found = format!("{} free ({percent:.0} %)", style::size(free));
         if share < LITTLE_SPACE {
             let fix = "free some: below 10 % submits are refused (`disk_full`)";
             return self.add(what, Verdict::Bad, found, fix);

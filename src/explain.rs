@@ -1,6 +1,6 @@
 //! `longhouse explain`: in a sentence, why it is as it is.
 
-use crate::{app::App, client::House, parse::Place, report::Report};
+use crate::{app::App, client::House, failure::Failure, parse::Place, report::Report};
 use schemas::{
     error::code,
     request::{Explain as Request, Explained, Nodes, NodesReply},
@@ -41,13 +41,21 @@ async fn meant(house: &House, what: &Place) -> anyhow::Result<Request> {
         Err(error) => error,
     };
     let is_unknown = matches!(&unknown, bus::Error::Refused(r) if &*r.code == code::UNKNOWN_WORK);
-    if is_unknown && let Ok(node) = NodeName::new(&what.work) {
+    if !is_unknown {
+        return Err(unknown.into());
+    }
+    if let Ok(node) = NodeName::new(&what.work) {
         let nodes: NodesReply = house.sched("nodes", &Nodes::default()).await?;
         if nodes.nodes.iter().any(|view| view.node == node) {
             return Ok(Request { node: Some(node), ..Request::default() });
         }
     }
-    Err(unknown.into())
+    let mut failure = Failure::of(&unknown.into());
+    failure.message = format!("neither a work nor a node is called `{}`", what.work);
+    if failure.hint.as_ref().is_some_and(|hint| hint.contains("`longhouse ls`")) {
+        failure = failure.hint("`longhouse ls` shows the works, `longhouse nodes` the nodes");
+    }
+    Err(failure.into())
 }
 
 struct Sentences<'a>(&'a Explained);

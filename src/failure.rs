@@ -127,6 +127,9 @@ fn of_bus(error: &bus::Error) -> Failure {
         }
         bus::Error::Silence { .. } => Failure::new(exit::LOST, error.to_string())
             .hint("`longhouse doctor` says which part does not answer"),
+        bus::Error::Address { .. } => {
+            Failure::usage(error.to_string()).hint("give it with `--url ADDRESS`")
+        }
         bus::Error::TooLarge { .. } => Failure::new(exit::REFUSED, error.to_string()),
         bus::Error::File { .. } => Failure::usage(error.to_string())
             .hint("give the credentials of this house with `--creds FILE` or `--dir FOLDER`"),

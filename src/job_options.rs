@@ -22,7 +22,7 @@ const LONGEST_NAME: usize = 40;
 #[command(next_help_heading = "Job")]
 pub(crate) struct JobOptions {
     /// What people shall call it [default: the beginning of the command]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Cores it takes, such as 2 or 0.5 [default: 1]
     #[arg(long, value_name = "N", value_parser = parse::cpus)]

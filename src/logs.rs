@@ -2,6 +2,8 @@
 
 use crate::{
     app::App,
+    client::House,
+    failure::{Failure, exit},
     follow::{Following, Step},
     outcome::is_single,
     parse::Place,
@@ -13,6 +15,7 @@ use crate::{
 use owo_colors::OwoColorize;
 use schemas::{
     fact::EndedEntry,
+    outcome::Summary,
     output::Output,
     request::Follow,
     token::{StreamName, TaskName},
@@ -47,12 +50,16 @@ impl Logs {
             Ok(summary) => (summary, task),
             // Names of works may hold slashes: the last word may belong to the name.
             Err(error) => match (&task, index) {
-                (Some(task), None) => {
-                    (house.summary(&format!("{work}/{task}")).await.map_err(|_| error)?, None)
-                }
+                (Some(task), None) => match house.summary(&format!("{work}/{task}")).await {
+                    Ok(summary) => (summary, None),
+                    Err(_) => return Err(no_index(&house, &work, task, error).await),
+                },
                 _ => return Err(error.into()),
             },
         };
+        if let (Some(task), Some(index)) = (&task, index) {
+            has_index(&summary, task, index)?;
+        }
         let goes_on = self.follow || summary.state.is_ended();
         let one = is_single(&summary) || index.is_some();
         let request = Follow {
@@ -120,6 +127,34 @@ impl Logs {
         shown.end_all()?;
         Ok(Report::nothing())
     }
+}
+
+/// The failure of `WORK/task/x`: where the rest is right, it is `x` that is wrong.
+async fn no_index(house: &House, front: &str, last: &TaskName, error: bus::Error) -> anyhow::Error {
+    if let Some((work, task)) = front.rsplit_once('/')
+        && let Ok(summary) = house.summary(work).await
+        && summary.tasks.iter().any(|known| known.task.as_str() == task)
+    {
+        return Failure::usage(format!("`{last}` is no index"))
+            .hint(format!("indices are numbers from 0: `{front}/0`"))
+            .into();
+    }
+    error.into()
+}
+
+fn has_index(summary: &Summary, task: &TaskName, index: u32) -> Result<(), Failure> {
+    let Some(known) = summary.tasks.iter().find(|known| known.task == *task) else {
+        return Ok(());
+    };
+    if u64::from(index) < known.total {
+        return Ok(());
+    }
+    let has = match known.total {
+        0 => "it has none yet".to_owned(),
+        1 => "its only one is 0".to_owned(),
+        total => format!("they go from 0 to {}", total - 1),
+    };
+    Err(Failure::new(exit::FAILED, format!("`{task}` has no index {index}: {has}")))
 }
 
 /// Whether everything that an attempt wrote was read.

@@ -61,6 +61,12 @@ pub(crate) struct Map {
 impl Map {
     pub(crate) async fn run(self, app: &App) -> anyhow::Result<Report> {
         let submit = self.job.submit(&self.argv, app)?;
+        if are_the_same(&self.argv) {
+            terminal::say(
+                "there is no `{item}` in the command: every job is the same, unless it reads \
+                 LONGHOUSE_ITEM by itself",
+            );
+        }
         let shape = Shape { tag: self.tag, in_order: self.in_order, json: app.json };
         if terminal::stdin_is_terminal() {
             terminal::say("reading the list from the terminal, one item a line; Ctrl-D ends it");
@@ -96,6 +102,12 @@ impl Map {
         .follow(signals)
         .await
     }
+}
+
+/// Whether nothing in a command tells its jobs apart.
+fn are_the_same(argv: &[String]) -> bool {
+    let marks = ["{item}", "{index}", "LONGHOUSE_ITEM", "LONGHOUSE_INDEX"];
+    !argv.iter().any(|word| marks.iter().any(|mark| word.contains(mark)))
 }
 
 /// Items are only touched for a moment, and never across a wait.

@@ -1,10 +1,20 @@
 //! `longhouse show`: how a work stands.
 
-use crate::{app::App, ls::took, outcome::said_why, report::Report, style};
+use crate::{
+    app::App,
+    ls::took,
+    outcome::{said_why, single_outcome},
+    report::Report,
+    style,
+};
 use bus::clock;
 use comfy_table::Cell;
 use owo_colors::OwoColorize;
-use schemas::{outcome::Summary, request::Get, time::Stamp};
+use schemas::{
+    outcome::{Outcome, Summary},
+    request::Get,
+    time::Stamp,
+};
 use serde_json::Value;
 use std::fmt;
 
@@ -25,6 +35,9 @@ impl Show {
         let answer: Value = house.work("get", &Get { work: self.work, spec: self.spec }).await?;
         let summary: Summary = serde_json::from_value(answer.clone())?;
         let mut text = Shown { summary: &summary, now: clock::wall() }.to_string();
+        if let Some(outcome) = single_outcome(&house, &summary).await? {
+            text.push_str(&single(&outcome));
+        }
         if let Some(spec) = answer.get("spec") {
             text.push('\n');
             text.push_str(&serde_json::to_string_pretty(spec)?);
@@ -77,6 +90,24 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// How a single job ended, in a line.
+fn single(o: &Outcome) -> String {
+    let Some(node) = &o.node else { return String::new() };
+    let mut out = format!("\non {node}");
+    if let Some(code) = o.exit_code {
+        out.push_str(&format!(", exit code {code}"));
+    }
+    if let Some(signal) = o.signal {
+        out.push_str(&format!(", signal {signal}"));
+    }
+    if o.ended_at.is_some() {
+        let (ran, cpu) = (style::span(o.ran_s.ms), style::span(o.cpu_s.ms));
+        out.push_str(&format!(", ran {ran}, cpu {cpu}, memory {} MiB", o.memory_peak_mib));
+    }
+    out.push('\n');
+    out
+}
+
 fn tasks(summary: &Summary) -> String {
     let heads = ["TASK", "STATE", "TOTAL", "WAITING", "READY", "RUNNING", "FINISHED", "FAILED"];
     let mut table = style::table(&heads);
@@ -101,6 +132,26 @@ fn tasks(summary: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_single_job_shows_where_it_ran_and_what_it_took() {
+        use schemas::{
+            outcome::{Ending, IndexState},
+            time::{Seconds, Stamp},
+            token::{NodeName, TaskName},
+        };
+        let ending = Ending {
+            node: Some(NodeName::new("m4").unwrap()),
+            exit_code: Some(3),
+            ended_at: Some(Stamp(1)),
+            ran_s: Seconds::from_ms(1200),
+            cpu_s: Seconds::from_ms(800),
+            memory_peak_mib: 12,
+            ..Ending::new(IndexState::Failed)
+        };
+        let text = single(&Outcome::new(TaskName::main(), 0, 1, ending));
+        assert_eq!(text, "\non m4, exit code 3, ran 1.2 s, cpu 800 ms, memory 12 MiB\n");
+    }
 
     #[test]
     fn a_failed_work_shows_its_first_failures() {

@@ -1,6 +1,6 @@
 //! Reads works from files, in TOML or JSON, and says on which line something is wrong.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, typed_hint};
 use anyhow::Context;
 use schemas::{
     codec::{self, Encoding},
@@ -23,16 +23,22 @@ pub(crate) fn read(file: &str) -> anyhow::Result<Submit> {
         std::io::stdin().read_to_string(&mut text).context("could not read standard input")?;
         ("standard input".to_owned(), text)
     } else {
-        let text = std::fs::read_to_string(file);
-        (file.to_owned(), text.with_context(|| format!("could not read `{file}`"))?)
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::usage(format!("could not read `{file}`: {error}")))?;
+        (file.to_owned(), text)
     };
     let format = match Path::new(file).extension().and_then(|extension| extension.to_str()) {
         Some("toml") => Format::Toml,
         Some("json") => Format::Json,
-        _ if text.trim_start().starts_with('{') => Format::Json,
+        _ if text.trim_start().starts_with('{') || is_json_list(&text) => Format::Json,
         _ => Format::Toml,
     };
     Ok(parse(&name, &text, format)?)
+}
+
+/// A TOML text may begin with `[`, too.
+fn is_json_list(text: &str) -> bool {
+    serde_json::from_str::<Vec<serde::de::IgnoredAny>>(text).is_ok()
 }
 
 fn parse(name: &str, text: &str, format: Format) -> Result<Submit, Failure> {
@@ -43,14 +49,28 @@ fn parse(name: &str, text: &str, format: Format) -> Result<Submit, Failure> {
             Format::Toml => toml_line(text, path),
         };
         let place = line.map_or(name.to_owned(), |line| format!("{name}, line {line}"));
-        let message = refusal.message.replace(" (read as JSON)", "");
+        let mut message = refusal.message.replace(" (read as JSON)", "");
+        if format == Format::Toml {
+            // A position in the JSON that was made of it, which nobody has seen.
+            message.truncate(without_position(&message).len());
+        }
         let mut failure = Failure::usage(format!("{place}: {message}"));
-        failure.hint = refusal.hint;
+        failure.hint = typed_hint(refusal.hint);
         failure
     };
     let json = match format {
+        Format::Json if is_json_list(text) => {
+            return Err(Failure::usage(format!("{name}: a list came, not one object"))
+                .hint("a file holds one work; its jobs are the list `tasks` in it"));
+        }
         Format::Json => text.to_owned(),
         Format::Toml => {
+            if let Ok(table) = text.parse::<toml::Table>()
+                && let Some(path) = not_finite(&toml::Value::Table(table), "")
+            {
+                let place = toml_line(text, &path).map_or(String::new(), |n| format!(", line {n}"));
+                return Err(Failure::usage(format!("{name}{place}: `{path}` is no finite number")));
+            }
             let value: serde_json::Value = toml::from_str(text).map_err(|error| {
                 Failure::usage(format!("{name}: {}", said_by_toml(&error, text)))
             })?;
@@ -61,6 +81,34 @@ fn parse(name: &str, text: &str, format: Format) -> Result<Submit, Failure> {
     // The manager checks it, too; here the line can be named.
     check::normalise(submit.clone()).and_then(|spec| check::check(&spec)).map_err(wrong)?;
     Ok(submit)
+}
+
+/// A sentence without ` at line 1 column 36` at its end.
+fn without_position(message: &str) -> &str {
+    match message.rsplit_once(" at line ") {
+        Some((sentence, position))
+            if position.split(" column ").all(|n| n.parse::<usize>().is_ok()) =>
+        {
+            sentence
+        }
+        _ => message,
+    }
+}
+
+/// Where there is a `nan` or an `inf`, which JSON does not know.
+fn not_finite(value: &toml::Value, path: &str) -> Option<String> {
+    match value {
+        toml::Value::Float(number) => (!number.is_finite()).then(|| path.to_owned()),
+        toml::Value::Table(table) => table.iter().find_map(|(key, value)| {
+            let dot = if path.is_empty() { "" } else { "." };
+            not_finite(value, &format!("{path}{dot}{key}"))
+        }),
+        toml::Value::Array(array) => array
+            .iter()
+            .enumerate()
+            .find_map(|(n, value)| not_finite(value, &format!("{path}[{n}]"))),
+        _ => None,
+    }
 }
 
 fn said_by_toml(error: &toml::de::Error, text: &str) -> String {
@@ -272,6 +320,29 @@ mod tests {
     fn what_is_no_toml_or_json_is_said_with_its_line() {
         assert!(toml("argv = [\n").unwrap_err().message.contains("line "));
         assert!(json("{\n\n!").unwrap_err().message.contains("line 3"));
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_refused_with_their_line() {
+        for number in ["nan", "inf", "-inf"] {
+            let text = format!("argv = ['true']\ntimeout_s = {number}\n");
+            let failure = toml(&text).unwrap_err();
+            assert_eq!(failure.message, "work.toml, line 2: `timeout_s` is no finite number");
+        }
+        let failure = toml("[[tasks]]\nname = 'a'\nresources.cpus = inf\n").unwrap_err();
+        assert!(failure.message.contains("`tasks[0].resources.cpus`"), "{failure}");
+    }
+
+    #[test]
+    fn positions_are_those_of_the_file_and_hints_are_not_for_the_bus() {
+        let failure = toml("argv = ['true']\nretries = 'many'\n").unwrap_err();
+        assert!(!failure.message.contains("column"), "{failure}");
+        assert_eq!(without_position("x at line 1 column 36"), "x");
+        assert_eq!(without_position("x at line noon"), "x at line noon");
+        let failure = json("[{\"argv\": [\"true\"]}]").unwrap_err();
+        assert_eq!(failure.message, "work.json: a list came, not one object");
+        let failure = json("3").unwrap_err();
+        assert!(!failure.hint.unwrap_or_default().contains("header"));
     }
 
     #[test]

@@ -62,6 +62,9 @@ fn a_command_line_that_makes_no_sense_ends_with_2() {
         &["schema", "work.sumbit"],
         &["drain", "No Node"],
         &["logs", ""],
+        &["run", "--name", "", "--", "true"],
+        &["submit", "there-is-no-such-file.toml"],
+        &["--url", "foo bar", "ls"],
     ] {
         let (code, stdout, stderr) = run(args);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
@@ -69,6 +72,38 @@ fn a_command_line_that_makes_no_sense_ends_with_2() {
     }
     assert!(run(&["run", "--memory", "512", "--", "true"]).2.contains("512M"));
     assert!(run(&["schema", "work.sumbit"]).2.contains("did you mean `work.submit`?"));
+}
+
+#[test]
+fn credentials_that_are_missing_or_broken_end_with_2_and_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.creds");
+    std::fs::write(&broken, "no credentials").unwrap();
+    for file in [&broken, &dir.path().join("missing.creds")] {
+        let args = ["--url", "nats://127.0.0.1:1", "--creds", file.to_str().unwrap(), "ls"];
+        let (code, _, stderr) = run(&args);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains("\nhint: ") && stderr.contains("--creds FILE"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_program_gets_every_error_as_one_json_object() {
+    for (args, word, code) in [
+        (&["ls", "--json"][..], "no_bus", 120),
+        (&["submit", "nothing.toml", "--json"], "usage", 2),
+        (&["--json", "nonsense"], "usage", 2),
+        (&["--json", "ls", "--state", "broken"], "usage", 2),
+    ] {
+        let (ended, stdout, stderr) = run(args);
+        assert_eq!((ended, stdout.as_str()), (Some(code), ""), "{args:?}: {stderr}");
+        let said: serde_json::Value = serde_json::from_str(&stderr).unwrap();
+        assert_eq!(said["error"]["code"], word, "{said}");
+        assert!(!said["error"]["message"].as_str().unwrap().is_empty(), "{said}");
+        assert!(said["error"].as_object().unwrap().contains_key("hint"), "{said}");
+    }
+    // What stands behind the dashes is the job's own.
+    assert!(run(&["nonsense", "--", "--json"]).2.starts_with("error: "));
 }
 
 #[test]

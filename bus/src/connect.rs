@@ -311,9 +311,7 @@ fn refused_connection(url: &str, error: &async_nats::ConnectError) -> Error {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
             Error::Denied { url }
         }
-        ConnectErrorKind::ServerParse => {
-            Error::other(format!("`{url}`"), "not an address such as nats://127.0.0.1:4222")
-        }
+        ConnectErrorKind::ServerParse => Error::Address { url },
         _ => Error::Down { url },
     }
 }

@@ -57,6 +57,12 @@ pub enum Error {
         /// Which.
         stream: String,
     },
+    /// What was given as the bus's address is none.
+    #[error("`{url}` is no address such as nats://127.0.0.1:4222")]
+    Address {
+        /// What was given.
+        url: String,
+    },
     /// A file that is needed to connect.
     #[error("{what}: {why}")]
     File {

@@ -89,7 +89,9 @@ async fn ctrl_c_asks_and_d_leaves_the_job_running() {
     terminal.shows("begun").await;
 
     terminal.types(CTRL_C);
-    terminal.shows("[d]etach").await;
+    terminal.shows("`job` goes on. [d]etach").await;
+    terminal.types("q\n");
+    terminal.shows("which?").await;
     terminal.types("d\n");
     terminal.shows("detached").await;
 
