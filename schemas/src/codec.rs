@@ -71,16 +71,14 @@ pub fn encode<T: Serialize>(encoding: Encoding, message: &T) -> Vec<u8> {
 /// wrong is said without its path, which would cost time on every message that is right.
 pub fn decode<T: DeserializeOwned>(encoding: Encoding, bytes: &[u8]) -> Result<T, Refusal> {
     let read = match encoding {
-        Encoding::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+        Encoding::Json => serde_json::from_slice(bytes).map_err(Wrong::from),
         Encoding::MsgPack => {
             let mut d = rmp_serde::Deserializer::from_read_ref(bytes);
             d.set_max_depth(MAX_DEPTH);
-            T::deserialize(&mut d)
-                .map_err(|error| error.to_string())
-                .and_then(|message| whole(message, &mut d))
+            T::deserialize(&mut d).map_err(Wrong::from).and_then(|message| whole(message, &mut d))
         }
     };
-    read.map_err(|error| malformed(encoding, "", &error))
+    read.map_err(|error| malformed(encoding, "", &error, bytes))
 }
 
 /// Reads what a person wrote: a field that is not known is refused, with the nearest known name.
@@ -124,25 +122,27 @@ fn read<T: DeserializeOwned>(
             let tracked = serde_path_to_error::Deserializer::new(&mut d, &mut track);
             serde_ignored::deserialize(tracked, note)
                 .and_then(|message| d.end().map(|()| message))
-                .map_err(|error| error.to_string())
+                .map_err(Wrong::from)
         }
         Encoding::MsgPack => {
             let mut d = rmp_serde::Deserializer::from_read_ref(bytes);
             d.set_max_depth(MAX_DEPTH);
             let tracked = serde_path_to_error::Deserializer::new(&mut d, &mut track);
             serde_ignored::deserialize(tracked, note)
-                .map_err(|error| error.to_string())
+                .map_err(Wrong::from)
                 .and_then(|message| whole(message, &mut d))
         }
     };
-    result.map_err(|error| malformed(encoding, &plain_path(&track.path().to_string()), &error))
+    result
+        .map_err(|error| malformed(encoding, &plain_path(&track.path().to_string()), &error, bytes))
 }
 
 fn whole<'de, T, R: rmp_serde::decode::ReadSlice<'de>>(
     message: T,
     d: &mut rmp_serde::Deserializer<R>,
-) -> Result<T, String> {
-    if is_at_end(d) { Ok(message) } else { Err("trailing bytes".to_owned()) }
+) -> Result<T, Wrong> {
+    let trailing = || Wrong { text: "trailing bytes".to_owned(), is_data: false };
+    if is_at_end(d) { Ok(message) } else { Err(trailing()) }
 }
 
 /// Whether nothing follows what was read.
@@ -172,8 +172,28 @@ fn plain_path(path: &str) -> String {
     out
 }
 
-fn malformed(encoding: Encoding, path: &str, error: &str) -> Refusal {
-    let shown: String = error.chars().take(300).collect();
+/// What a reader found wrong.
+struct Wrong {
+    text: String,
+    /// The encoding was right, what it says is not.
+    is_data: bool,
+}
+
+impl From<serde_json::Error> for Wrong {
+    fn from(error: serde_json::Error) -> Self {
+        Self { text: error.to_string(), is_data: error.is_data() }
+    }
+}
+
+impl From<rmp_serde::decode::Error> for Wrong {
+    fn from(error: rmp_serde::decode::Error) -> Self {
+        Self { text: error.to_string(), is_data: false }
+    }
+}
+
+fn malformed(encoding: Encoding, path: &str, wrong: &Wrong, bytes: &[u8]) -> Refusal {
+    let error = wrong.text.as_str();
+    let shown: String = place_and_words(wrong, bytes).chars().take(300).collect();
     let at = if path.is_empty() { String::new() } else { format!("`{path}`: ") };
     let mut refusal =
         Refusal::new(code::MALFORMED, format!("{at}{shown} (read as {})", encoding.name()));
@@ -187,10 +207,113 @@ fn malformed(encoding: Encoding, path: &str, error: &str) -> Refusal {
         }
         return refusal;
     }
-    if encoding == Encoding::Json && path.is_empty() {
+    let is_object = wrong.is_data && bytes.trim_ascii_start().starts_with(b"{");
+    if encoding == Encoding::Json && path.is_empty() && !is_object {
         return refusal.hint("without a header the payload must be one JSON object");
     }
     refusal
+}
+
+/// What is wrong in words, and where: the line only where there are several, the column only where
+/// no field can be named.
+fn place_and_words(wrong: &Wrong, bytes: &[u8]) -> String {
+    let place = wrong.text.rsplit_once(" at line ").and_then(|(text, place)| {
+        let (line, column) = place.split_once(" column ")?;
+        Some((text, line.parse::<u64>().ok()?, column.parse::<u64>().ok()?))
+    });
+    let Some((text, line, column)) = place else { return in_words(&wrong.text) };
+    let words = in_words(text);
+    match (bytes.trim_ascii().contains(&b'\n'), wrong.is_data) {
+        (true, _) => format!("{words} at line {line} column {column}"),
+        (false, true) => words,
+        (false, false) => format!("{words} at column {column}"),
+    }
+}
+
+/// Says without the words of the language that this is written in what a reader found wrong.
+fn in_words(error: &str) -> String {
+    for kind in ["invalid type: ", "invalid value: "] {
+        let taken = error.strip_prefix(kind).and_then(|rest| rest.rsplit_once(", expected "));
+        if let Some((found, expected)) = taken {
+            return format!(
+                "expected {}, not {}",
+                expected_in_words(expected),
+                found_in_words(found)
+            );
+        }
+    }
+    if let Some(marker) = error.strip_prefix("wrong msgpack marker ") {
+        return format!("{} does not belong here", marker_in_words(marker));
+    }
+    if let Some(within) = error.strip_prefix("EOF while parsing ") {
+        return format!("it ends within {within}");
+    }
+    match error {
+        "expected value" => "expected a value",
+        "recursion limit exceeded" | "depth limit exceeded" => "it is nested too deeply",
+        other => other,
+    }
+    .to_owned()
+}
+
+fn expected_in_words(expected: &str) -> String {
+    let most = match expected {
+        "u8" => u64::from(u8::MAX),
+        "u16" => u64::from(u16::MAX),
+        "u32" => u64::from(u32::MAX),
+        _ => 0,
+    };
+    if most > 0 {
+        return format!("a whole number from 0 to {most}");
+    }
+    match expected {
+        "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        "a boolean" => "true or false",
+        "string or map" => "a string or an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    }
+    .to_owned()
+}
+
+fn found_in_words(found: &str) -> String {
+    match found {
+        "unit value" => return "null".to_owned(),
+        "sequence" => return "a list".to_owned(),
+        "map" => return "an object".to_owned(),
+        "byte array" => return "bytes".to_owned(),
+        _ => {}
+    }
+    let quoted = ["integer `", "floating point `", "boolean `"]
+        .iter()
+        .find_map(|kind| found.strip_prefix(kind)?.strip_suffix('`'));
+    let value = quoted.or_else(|| found.strip_prefix("string ")).unwrap_or(found);
+    if value.chars().count() <= SHOWN {
+        return value.to_owned();
+    }
+    value.chars().take(SHOWN).chain(['…']).collect()
+}
+
+/// So many characters of a value are repeated to who wrote it.
+const SHOWN: usize = 80;
+
+fn marker_in_words(marker: &str) -> &'static str {
+    let kind = marker.split('(').next().unwrap_or(marker);
+    match kind {
+        "FixStr" | "Str8" | "Str16" | "Str32" => "a string",
+        "FixArray" | "Array16" | "Array32" => "a list",
+        "FixMap" | "Map16" | "Map32" => "an object",
+        "Bin8" | "Bin16" | "Bin32" => "a run of bytes",
+        "True" | "False" => "true or false",
+        "Null" => "null",
+        "Reserved" => "an unused marker",
+        other if other.starts_with("Fix") || other.starts_with(['U', 'I', 'F']) => "a number",
+        _ => "an extension",
+    }
 }
 
 /// Takes `unknown variant `x`, expected `a` or `b`` apart.
@@ -207,11 +330,15 @@ fn unknown_field<T: JsonSchema>(path: &str) -> Refusal {
         None => ("", path),
     };
     let shown: String = field.chars().take(80).collect();
-    let known = known_fields(&schema_of::<T>(), parent);
+    let root = schema_of::<T>();
+    let schemas = schemas_at(&root, parent);
+    let known = known_fields(&root, &schemas);
     let at = if parent.is_empty() { String::new() } else { format!(" in `{parent}`") };
     let refusal =
         Refusal::new(code::UNKNOWN_FIELD, format!("there is no field `{shown}`{at}")).field(path);
-    match nearest(field, known.iter().map(String::as_str)) {
+    // The very name, only deeper, says more than one that looks like it.
+    let below = field_below(&root, &schemas, field);
+    match below.as_deref().or_else(|| nearest(field, known.iter().map(String::as_str))) {
         Some(near) => refusal.hint(format!("did you mean `{near}`?")),
         None if known.is_empty() => refusal,
         None => refusal.hint(format!("there are: {}", known.join(", "))),
@@ -227,8 +354,8 @@ fn schema_of<T: JsonSchema>() -> Arc<Value> {
     made.entry(std::any::type_name::<T>()).or_insert_with(make).clone()
 }
 
-/// The names of the fields at a path, by the JSON Schema.
-fn known_fields(root: &Value, path: &str) -> Vec<String> {
+/// The schemas of what is at a path.
+fn schemas_at<'a>(root: &'a Value, path: &str) -> Vec<&'a Value> {
     let mut at = vec![root];
     for part in path.split(['.', '[']).filter(|part| !part.is_empty()) {
         let mut next = Vec::new();
@@ -242,15 +369,47 @@ fn known_fields(root: &Value, path: &str) -> Vec<String> {
         }
         at = next;
     }
-    let mut names: Vec<String> = at
+    at
+}
+
+/// The fields of what schemas describe, each with its own schema.
+fn fields<'a>(root: &'a Value, schemas: &[&'a Value]) -> BTreeMap<&'a str, &'a Value> {
+    schemas
         .iter()
         .flat_map(|schema| resolve(root, schema))
         .filter_map(|schema| schema.get("properties")?.as_object())
-        .flat_map(|fields| fields.keys().cloned())
-        .collect();
-    names.sort();
-    names.dedup();
-    names
+        .flat_map(|fields| fields.iter().map(|(name, schema)| (name.as_str(), schema)))
+        .collect()
+}
+
+fn known_fields(root: &Value, schemas: &[&Value]) -> Vec<String> {
+    fields(root, schemas).into_keys().map(str::to_owned).collect()
+}
+
+/// So many fields deep a name is looked for.
+const DEEPEST: usize = 4;
+
+/// The shortest path to a field of this name below what schemas describe.
+fn field_below(root: &Value, schemas: &[&Value], field: &str) -> Option<String> {
+    let mut level: Vec<(String, &Value)> =
+        schemas.iter().map(|schema| (String::new(), *schema)).collect();
+    for _ in 0..DEEPEST {
+        let mut next = Vec::new();
+        for (path, schema) in level {
+            for (name, schema) in fields(root, &[schema]) {
+                let dot = if path.is_empty() { "" } else { "." };
+                let path = format!("{path}{dot}{name}");
+                if name == field {
+                    return Some(path);
+                }
+                let items = resolve(root, schema).into_iter().filter_map(|s| s.get("items"));
+                next.extend(items.map(|items| (format!("{path}[]"), items)));
+                next.push((path, schema));
+            }
+        }
+        level = next;
+    }
+    None
 }
 
 /// Follows references and alternatives down to plain schemas.
@@ -296,6 +455,67 @@ mod tests {
             assert_eq!(&*refusal.code, code::UNKNOWN_FIELD, "{refusal:?}");
             assert_eq!(refusal.field.as_deref(), Some(field), "{refusal:?}");
             assert_eq!(refusal.hint, Some(format!("did you mean `{near}`?")), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_exists_deeper_gets_its_path() {
+        let task = |field: &str| format!(r#"{{"tasks":[{{"name":"a",{field}}}]}}"#);
+        for (json, near) in [
+            (task(r#""argv":["x"]"#), "run.process.argv"),
+            (task(r#""env":{}"#), "run.process.env"),
+            (r#"{"argv":["a"],"cpus":1}"#.to_owned(), "resources.cpus"),
+            (r#"{"argv":["a"],"needs":[]}"#.to_owned(), "tasks[].needs"),
+        ] {
+            let refusal = strict(&json);
+            assert_eq!(&*refusal.code, code::UNKNOWN_FIELD, "{refusal:?}");
+            assert_eq!(refusal.hint, Some(format!("did you mean `{near}`?")), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_words() {
+        for (json, said) in [
+            (r#"{"argv":"uname"}"#, r#"`argv`: expected a list, not "uname""#),
+            (r#"{"env":[1]}"#, "`env`: expected an object, not a list"),
+            (r#"{"tasks":[5]}"#, "`tasks[0]`: expected an object, not 5"),
+            (r#"{"open":"yes"}"#, r#"`open`: expected true or false, not "yes""#),
+            (r#"{"priority":1.5}"#, "`priority`: expected a whole number, not 1.5"),
+            (
+                r#"{"retries":-1}"#,
+                "`retries`: expected a whole number from 0 to 4294967295, not -1",
+            ),
+            (
+                r#"{"resources":{"memory_mib":-1}}"#,
+                "`resources.memory_mib`: expected a whole number, 0 or more, not -1",
+            ),
+            (r#"{"resources":{"cpus":"x"}}"#, r#"`resources.cpus`: expected a number, not "x""#),
+            ("null", "expected an object, not null"),
+            (r#"{"argv":["a"]"#, "it ends within an object at column 13"),
+            (
+                "{\n \"retries\": -1\n}",
+                "`retries`: expected a whole number from 0 to 4294967295, not -1 at line 2 column 14",
+            ),
+            (r#"{"where":{"node":5}}"#, "`where.node`: expected a name or a list of names"),
+        ] {
+            assert_eq!(strict(json).message, format!("{said} (read as JSON)"));
+        }
+        let packed = rmp_serde::to_vec_named(&serde_json::json!({"timeout_s": "soon"})).unwrap();
+        let refusal = decode_strict::<Submit>(Encoding::MsgPack, &packed).unwrap_err();
+        assert_eq!(
+            refusal.message,
+            "`timeout_s`: a string does not belong here (read as MessagePack)"
+        );
+    }
+
+    #[test]
+    fn only_what_is_no_object_is_told_to_be_one() {
+        let missing = decode_strict::<crate::request::Get>(Encoding::Json, b"{}").unwrap_err();
+        assert_eq!(missing.message, "missing field `work` (read as JSON)");
+        assert_eq!(missing.hint, None);
+        for json in ["uname -a", "null", r#"{"argv":["a"]"#, r#"{"argv":["a"]} more"#] {
+            let hint = strict(json).hint.unwrap_or_default();
+            assert!(hint.contains("one JSON object"), "{json}: {hint}");
         }
     }
 

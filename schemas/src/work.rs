@@ -240,7 +240,7 @@ pub struct Where {
 
 /// A name, or a list of names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a name or a list of names")]
 pub enum OneOrMany<T> {
     /// One.
     One(T),

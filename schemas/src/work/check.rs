@@ -103,6 +103,13 @@ pub fn check(spec: &WorkSpec) -> Result<(), Refusal> {
     if spec.name.chars().any(char::is_control) {
         return Err(invalid("name", "`name` has a control character in it"));
     }
+    if spec.name.starts_with('@') {
+        return Err(invalid(
+            "name",
+            "`name` begins with `@`, as `@last` does: nobody could ask for it",
+        )
+        .hint("leave the `@` out"));
+    }
     if !(-100..=100).contains(&spec.priority) {
         return Err(invalid(
             "priority",
@@ -506,6 +513,7 @@ mod tests {
             (r#"{"argv":["a"],"tasks":[]}"#, code::INVALID, "tasks"),
             (r#"{"tasks":[]}"#, code::INVALID, "tasks"),
             (r#"{"argv":["a"],"priority":101}"#, code::INVALID, "priority"),
+            (r#"{"argv":["a"],"name":"@last"}"#, code::INVALID, "name"),
             (r#"{"argv":["a"],"timeout_s":0}"#, code::INVALID, "tasks[0].timeout_s"),
             (r#"{"argv":["a"],"inputs":[1]}"#, code::UNSUPPORTED, "tasks[0].inputs"),
             (

@@ -122,6 +122,9 @@ impl Core {
             .collect();
         match nearest(&shown, names.into_iter()) {
             Some(near) => refusal.hint(format!("did you mean `{near}`?")),
+            None if is_too_short(text) => refusal.hint(format!(
+                "give at least {SHORTEST} characters of an id; `list` shows the works there are"
+            )),
             None => refusal.hint("`list` shows the works there are"),
         }
     }
@@ -144,6 +147,12 @@ fn span(text: &str) -> Option<(WorkId, WorkId)> {
         Uuid::try_parse(&all).ok().map(WorkId)
     };
     Some((fill('0')?, fill('f')?))
+}
+
+/// Whether a text would be the beginning of an id if it were longer.
+fn is_too_short(text: &str) -> bool {
+    let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_hex && (1..SHORTEST).contains(&text.len())
 }
 
 #[cfg(test)]

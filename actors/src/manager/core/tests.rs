@@ -422,6 +422,8 @@ fn a_work_is_found_by_id_beginning_name_and_last() {
     let refusal = world.refused("get", r#"{"work":"thumsb"}"#);
     assert_eq!(&*refusal.code, code::UNKNOWN_WORK);
     assert_eq!(refusal.hint.as_deref(), Some("did you mean `thumbs`?"));
+    let hint = world.refused("get", r#"{"work":"019"}"#).hint.unwrap_or_default();
+    assert!(hint.starts_with("give at least 4 characters of an id"), "{hint}");
 }
 
 #[test]
