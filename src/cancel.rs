@@ -32,9 +32,6 @@ fn goes_on(summary: &Summary) -> String {
     if summary.state == WorkState::Cancelled {
         return "cancelled".to_owned();
     }
-    if summary.state.is_ended() {
-        return format!("nothing to cancel: it is {} already", summary.state);
-    }
     match summary.tasks.iter().map(|task| task.running).sum() {
         0 => "cancelling".to_owned(),
         running => format!(
@@ -78,6 +75,6 @@ mod tests {
         assert_eq!(one, "cancelling: 1 job is being ended (TERM, then KILL after a grace of 5 s)");
         assert!(said("running", 2).starts_with("cancelling: 2 jobs are being ended"));
         assert_eq!(said("cancelled", 0), "cancelled");
-        assert_eq!(said("finished", 0), "nothing to cancel: it is finished already");
+        assert_eq!(said("running", 0), "cancelling");
     }
 }

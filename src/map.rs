@@ -25,7 +25,7 @@ use schemas::{
     indices::Indices,
     outcome::{Ending, IndexState, WorkState, reason},
     request::{Follow, Followed, Submitted},
-    work::{Array, Submit},
+    work::{Array, Run as Runner, Submit},
 };
 use show::{Shape, Show};
 use std::{
@@ -61,7 +61,7 @@ pub(crate) struct Map {
 impl Map {
     pub(crate) async fn run(self, app: &App) -> anyhow::Result<Report> {
         let submit = self.job.submit(&self.argv, app)?;
-        if are_the_same(&self.argv) {
+        if submit.run.as_ref().is_some_and(are_the_same) {
             terminal::say(
                 "there is no `{item}` in the command: every job is the same, unless it reads \
                  LONGHOUSE_ITEM by itself",
@@ -104,10 +104,12 @@ impl Map {
     }
 }
 
-/// Whether nothing in a command tells its jobs apart.
-fn are_the_same(argv: &[String]) -> bool {
+/// Whether nothing in a command and its variables tells its jobs apart.
+fn are_the_same(run: &Runner) -> bool {
+    let Runner::Process(process) = run else { return false };
     let marks = ["{item}", "{index}", "LONGHOUSE_ITEM", "LONGHOUSE_INDEX"];
-    !argv.iter().any(|word| marks.iter().any(|mark| word.contains(mark)))
+    let mut words = process.argv.iter().chain(process.env.values());
+    !words.any(|word| marks.iter().any(|mark| word.contains(mark)))
 }
 
 /// Items are only touched for a moment, and never across a wait.

@@ -215,3 +215,59 @@ async fn run_says_that_an_attempt_is_a_new_one_and_with_json_prints_data_only() 
     let error: serde_json::Value = serde_json::from_slice(&unknown.stderr).unwrap();
     assert_eq!(error["error"]["code"], "unknown_work", "{error}");
 }
+
+#[tokio::test]
+async fn what_is_asked_for_wrongly_is_said_in_the_words_of_the_command_line() {
+    let house = House::up(&[("home", "cpus=2")]).await;
+    house.says(&["run", "--name", "one", "--", "sh", "-c", "exit 0"]).await;
+
+    let shown = house.says(&["show", "one"]).await;
+    assert!(shown.contains("on home, exit code 0, ran "), "{shown}");
+    for (args, code, words) in [
+        (&["logs", "one/main/x"][..], 2, "`x` is no index"),
+        (&["logs", "one/main/7"], 1, "`main` has no index 7: its only one is 0"),
+        (&["show", "zzzzzzzzzz"], 121, "hint: `longhouse ls` shows the works"),
+        (&["explain", "zzzzzzzzzz"], 121, "neither a work nor a node is called `zzzzzzzzzz`"),
+    ] {
+        let said = house.longhouse(args).await;
+        assert_eq!(said.status.code(), Some(code), "{args:?}: {}", text(&said.stderr));
+        assert!(text(&said.stderr).contains(words), "{args:?}: {}", text(&said.stderr));
+    }
+    let call = house.longhouse(&["call", "lh.work.list", "3"]).await;
+    assert!(!text(&call.stderr).contains("header"), "{}", text(&call.stderr));
+    let same = map(&house, &["--", "true"], "a\nb\n").await;
+    assert!(text(&same.stderr).contains("every job is the same"), "{}", text(&same.stderr));
+
+    let script = "echo begun; exec sleep 1000";
+    let mut child = house
+        .command(&["run", "--name", "long", "--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    patiently("the begin", stdout.read_line(&mut line)).await.unwrap();
+    house.says(&["run", "-d", "--name", "queued", "--cpus", "2", "--", "true"]).await;
+    assert_eq!(house.says(&["cancel", "queued"]).await, "cancelled\n");
+    let said = house.says(&["cancel", "long"]).await;
+    assert!(said.starts_with("cancelling: 1 job is being ended (TERM"), "{said}");
+    patiently("the end", child.wait()).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_an_open_work_is_told_so() {
+    let house = House::up(&[("home", "cpus=2")]).await;
+    let file = house.dir.join("open.toml");
+    std::fs::write(&file, "name = 'open'\nopen = true\nargv = ['true']\n").unwrap();
+    let mut child = house
+        .command(&["submit", file.to_str().unwrap(), "--wait"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    patiently("the sentence", stderr.read_line(&mut line)).await.unwrap();
+    assert!(line.contains("is open: it waits for more"), "{line}");
+    house.says(&["call", "lh.work.close", r#"{"work": "open", "parts": 0}"#]).await;
+    assert!(patiently("the end", child.wait()).await.unwrap().success());
+}
