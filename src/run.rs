@@ -122,12 +122,9 @@ impl Attached<'_> {
     async fn wait(&self, mut signals: Signals) -> anyhow::Result<Report> {
         let Self { house, work, json, .. } = *self;
         let (placed, seen) = watch::channel(false);
-        let (out, err): (Writer, Writer) = match json {
-            true => (Box::new(tokio::io::sink()), Box::new(tokio::io::sink())),
-            false => (Box::new(tokio::io::stdout()), Box::new(tokio::io::stderr())),
-        };
-        let mut relay = std::pin::pin!(relay(house, work, placed, out, err));
-        let tells = terminal::stderr_is_terminal();
+        let (out, err) = (tokio::io::stdout(), tokio::io::stderr());
+        let mut relay = std::pin::pin!(relay(house, work, placed, !json, out, err));
+        let tells = !json && terminal::stderr_is_terminal();
         let mut tell = std::pin::pin!(tell_why(house, work, seen));
         let mut told = !tells;
         loop {
@@ -192,9 +189,6 @@ impl Attached<'_> {
     }
 }
 
-/// Where a stream of the job goes.
-type Writer = Box<dyn AsyncWrite + Unpin + Send>;
-
 /// What ended by itself says so itself; what the house did to it must be said.
 fn worth_saying(code: u8, summary: &Summary) -> Option<String> {
     let is_ours = matches!(code, exit::LOST | exit::TIMED_OUT | 126 | 127);
@@ -202,11 +196,13 @@ fn worth_saying(code: u8, summary: &Summary) -> Option<String> {
     is_ours.then(|| why.or(summary.why.as_ref()).cloned()).flatten()
 }
 
-/// Passes on what the job writes, until it has ended and everything was written.
+/// Passes on what the job writes, where it is wanted live, until it has ended and everything was
+/// written.
 async fn relay(
     house: &House,
     work: WorkId,
     placed: watch::Sender<bool>,
+    live: bool,
     mut out: impl AsyncWrite + Unpin,
     mut err: impl AsyncWrite + Unpin,
 ) -> anyhow::Result<(Summary, Option<End>)> {
@@ -228,7 +224,7 @@ async fn relay(
             if fact.kind != "accepted" {
                 placed.send_replace(true);
             }
-            if let Some(sentence) = attempts.fact(&fact) {
+            if live && let Some(sentence) = attempts.fact(&fact) {
                 terminal::say(&sentence);
             }
             if let Some(entry) = ended_entry(&fact) {
@@ -237,11 +233,12 @@ async fn relay(
                 }
                 match entry.again_s {
                     None => end = Some(End::from(&entry.ending)),
-                    Some(after) => tell_again(&entry, after),
+                    Some(after) if live => tell_again(&entry, after),
+                    Some(_) => {}
                 }
             }
         }
-        for piece in news {
+        for piece in news.into_iter().filter(|_| live) {
             write(&piece, &mut out, &mut err).await?;
         }
         following.ack(ack).await;
