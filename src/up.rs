@@ -208,8 +208,16 @@ async fn connect_patiently(app: &App, own: Option<&Server>) -> anyhow::Result<Bu
 /// A manager shares out the store of the bus beside it, of which it knows the size.
 pub(crate) fn manager_settings(app: &App, server: Option<&Server>) -> actors::manager::Settings {
     let mut settings = app.settings().manager.clone();
-    if let Some(server) = server {
-        settings.store_mib = server.details().max_file_store_bytes / (1024 * 1024);
+    // The streams reserve shares of what the bus may store; the bus of this folder may run in
+    // another process.
+    let kept = || {
+        let paths = Paths::open(&app.dir).ok().filter(|_| app.settings().url.is_none())?;
+        std::fs::read_to_string(paths.max_file_store()).ok()?.trim().parse().ok()
+    };
+    let store_bytes: Option<u64> =
+        server.map(|server| server.details().max_file_store_bytes).or_else(kept);
+    if let Some(store_bytes) = store_bytes {
+        settings.store_mib = store_bytes / (1024 * 1024);
     }
     settings
 }
@@ -226,7 +234,18 @@ pub(crate) async fn start_manager(
     settings: actors::manager::Settings,
 ) -> anyhow::Result<actors::manager::Handle> {
     let own = connect::part(app, "manager").await?;
-    actors::manager::start(own, settings).await.context("could not start the manager")
+    let store_mib = settings.store_mib;
+    let started =
+        actors::manager::start(own, settings).await.context("could not start the manager");
+    started.map_err(|error| {
+        let text = format!("{error:#}");
+        if !text.contains("insufficient storage") {
+            return error;
+        }
+        let message = format!("the bus may not store {store_mib} MiB, which the manager would share out");
+        let hint = "say how much it may: `manager.store_mib` in config.toml, or LONGHOUSE_MANAGER__STORE_MIB";
+        Failure::new(exit::REFUSED, message).hint(hint).into()
+    })
 }
 
 /// Returns when a first request would be answered by each part that runs here.

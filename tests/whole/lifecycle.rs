@@ -327,3 +327,19 @@ async fn a_down_that_waits_is_hurried_by_another() {
     assert!(status.success(), "{status}");
     house.processes.remove(0).ended().await;
 }
+
+#[tokio::test]
+async fn a_manager_in_a_process_of_its_own_shares_out_what_the_bus_of_its_folder_may_store() {
+    let mut house = House::new("");
+    std::fs::create_dir(house.dir.join("bus")).unwrap();
+    std::fs::write(house.dir.join("bus/max_file_store"), "1073741824\n").unwrap();
+    house.start(&["up", "--port", "0", "--only", "bus"]).await;
+
+    house.start(&["up", "--only", "manager,scheduler"]).await;
+    let mut larger = house.command(&["up", "--only", "manager", "--url", &house.url()]);
+    let larger = patiently("its end", larger.output()).await.unwrap();
+
+    let stderr = String::from_utf8_lossy(&larger.stderr);
+    assert_eq!(larger.status.code(), Some(121), "{stderr}");
+    assert!(stderr.contains("manager.store_mib"), "{stderr}");
+}
