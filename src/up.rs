@@ -28,6 +28,8 @@ use std::{ffi::OsString, path::Path, time::Duration};
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a part waits for the bus of its folder.
 const BUS_PATIENCE: Duration = Duration::from_secs(60);
+/// A house in less would refuse everything soon.
+const SMALLEST_STORE_MIB: u64 = 64;
 /// How long the parts may take until they answer.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -231,21 +233,40 @@ pub(crate) async fn start_scheduler(app: &App) -> anyhow::Result<actors::schedul
 
 pub(crate) async fn start_manager(
     app: &App,
-    settings: actors::manager::Settings,
+    mut settings: actors::manager::Settings,
 ) -> anyhow::Result<actors::manager::Handle> {
     let own = connect::part(app, "manager").await?;
-    let store_mib = settings.store_mib;
-    let started =
-        actors::manager::start(own, settings).await.context("could not start the manager");
-    started.map_err(|error| {
-        let text = format!("{error:#}");
-        if !text.contains("insufficient storage") {
-            return error;
+    let said = app.config.origins.get("manager.store_mib");
+    let may_shrink = said.is_none_or(|(_, origin)| origin == "default");
+    let wanted_mib = settings.store_mib;
+    loop {
+        let started = actors::manager::start(own.clone(), settings.clone()).await;
+        let error = match started.context("could not start the manager") {
+            Ok(manager) => {
+                if settings.store_mib < wanted_mib {
+                    terminal::say(&format!(
+                        "the bus may store less than {wanted_mib} MiB: {} MiB are shared out",
+                        settings.store_mib
+                    ));
+                }
+                return Ok(manager);
+            }
+            Err(error) => error,
+        };
+        if !format!("{error:#}").contains("insufficient storage") {
+            return Err(error);
         }
-        let message = format!("the bus may not store {store_mib} MiB, which the manager would share out");
-        let hint = "say how much it may: `manager.store_mib` in config.toml, or LONGHOUSE_MANAGER__STORE_MIB";
-        Failure::new(exit::REFUSED, message).hint(hint).into()
-    })
+        // A bus does not tell how much it may store.
+        settings.store_mib /= 2;
+        if !may_shrink || settings.store_mib < SMALLEST_STORE_MIB {
+            let message = format!(
+                "the bus may store less than the {wanted_mib} MiB that are to be shared out"
+            );
+            let hint =
+                "say less: `manager.store_mib` in config.toml, or LONGHOUSE_MANAGER__STORE_MIB";
+            return Err(Failure::new(exit::REFUSED, message).hint(hint).into());
+        }
+    }
 }
 
 /// Returns when a first request would be answered by each part that runs here.

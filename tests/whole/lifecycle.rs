@@ -336,7 +336,13 @@ async fn a_manager_in_a_process_of_its_own_shares_out_what_the_bus_of_its_folder
     house.start(&["up", "--port", "0", "--only", "bus"]).await;
 
     house.start(&["up", "--only", "manager,scheduler"]).await;
-    let mut larger = house.command(&["up", "--only", "manager", "--url", &house.url()]);
+    // Of a bus elsewhere nobody knows how much that is, unless it is said.
+    let url = house.url();
+    let args = ["up", "--only", "manager", "--url", &url];
+    let other = house.start(&args).await;
+    house.processes[other].says("are shared out").await;
+    let mut larger = house.command(&args);
+    larger.env("LONGHOUSE_MANAGER__STORE_MIB", "100000");
     let larger = patiently("its end", larger.output()).await.unwrap();
 
     let stderr = String::from_utf8_lossy(&larger.stderr);
