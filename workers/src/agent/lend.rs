@@ -165,7 +165,7 @@ mod tests {
             Inventory { cores: 8, memory_mib: 16_000, disk_free_mib: 99, ..Inventory::default() };
         let lend: Lend = "cpus=2.5, memory=4GiB,camera=1".parse().unwrap();
         let (room, cards) = lend.of(&machine);
-        assert_eq!(room.to_string(), "2.5 cpus, 4096 MiB memory, 99 MiB disk, 1 camera");
+        assert_eq!(room.to_string(), "2.5 cpus, 4.0 GiB memory, 99 MiB disk, 1 camera");
         assert!(cards.is_empty());
         assert_eq!("".parse::<Lend>().unwrap().of(&machine).0.cpus, Cpus::new(8));
     }
