@@ -471,7 +471,7 @@ impl Core {
         let spec = &queued.shared.spec;
         let short = self.settings.lend.short_of(&spec.room);
         if !short.is_empty() {
-            return Some(format!("the node lends too little: {short} more are needed"));
+            return Some(format!("the node lends too little: it lacks {short}"));
         }
         let fit = self.settings.cards.iter().filter(|card| card.vram_mib >= spec.vram_mib).count();
         if spec.room.gpus > 0 && (fit as u64) < spec.room.gpus {

@@ -446,8 +446,8 @@ fn what_could_never_run_is_refused() {
     assert_eq!(
         why,
         [
-            "the node lends too little: 1 cpus more are needed",
-            "the node lends too little: 1 camera more are needed",
+            "the node lends too little: it lacks 1 cpu",
+            "the node lends too little: it lacks 1 camera",
         ]
     );
     assert_eq!(refused[0].jobs, large.all());
