@@ -128,7 +128,12 @@ async fn colours_are_for_terminals_and_for_who_has_not_declined_them() {
     terminal.shows("failed").await;
     let piped = house.says(&["ls"]).await;
 
+    let mut declined = Terminal::open(&house, &["ls", "--color", "never"]);
+    declined.shows("failed").await;
+    assert_eq!(declined.ends().await, Some(0));
+
     assert!(terminal.seen.contains("\x1b["), "{:?}", terminal.seen);
+    assert!(!declined.seen.contains('\x1b'), "{:?}", declined.seen);
     assert!(!piped.contains('\x1b'), "{piped:?}");
 }
 
